@@ -1,0 +1,108 @@
+"""modelserver: put a trained model behind HTTP.
+
+Three ways in: ``python -m modelserver model.tgz``; a ``Model`` subclass and
+``ModelServer(workers=N).start([model])``; a container built from one of the project's images. A KServe 0.8
+program changes one line: ``import modelserver as kserve``.
+
+Names are imported when they are first used, so that ``import modelserver`` costs milliseconds and does
+nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ArchiveError": "errors",
+    "HookNotImplemented": "errors",
+    "InferenceError": "errors",
+    "InvalidInput": "errors",
+    "Model": "model",
+    "ModelLoadError": "errors",
+    "ModelNotFound": "errors",
+    "ModelNotReady": "errors",
+    "ModelRepository": "repository.model_repository",
+    "ModelServer": "model_server",
+    "ModelServerError": "errors",
+    "ModelType": "model",
+    "NoModelReady": "errors",
+    "Predictor": "predictor",
+    "ServerNotReady": "errors",
+    "Settings": "settings",
+    "StartError": "errors",
+    "UnsupportedProtocol": "errors",
+    "array_from_json": "tensors",
+    "errors": "",
+    "model": "",
+    "model_server": "",
+    "parser": "model_server",
+}
+
+__all__ = [
+    "ArchiveError",
+    "HookNotImplemented",
+    "InferenceError",
+    "InvalidInput",
+    "Model",
+    "ModelLoadError",
+    "ModelNotFound",
+    "ModelNotReady",
+    "ModelRepository",
+    "ModelServer",
+    "ModelServerError",
+    "ModelType",
+    "NoModelReady",
+    "Predictor",
+    "ServerNotReady",
+    "Settings",
+    "StartError",
+    "UnsupportedProtocol",
+    "__version__",
+    "array_from_json",
+    "errors",
+    "model",
+    "model_server",
+    "parser",
+]
+
+if TYPE_CHECKING:
+    import argparse
+
+    from modelserver import errors, model, model_server
+    from modelserver.errors import (
+        ArchiveError,
+        HookNotImplemented,
+        InferenceError,
+        InvalidInput,
+        ModelLoadError,
+        ModelNotFound,
+        ModelNotReady,
+        ModelServerError,
+        NoModelReady,
+        ServerNotReady,
+        StartError,
+        UnsupportedProtocol,
+    )
+    from modelserver.model import Model, ModelType
+    from modelserver.model_server import ModelServer
+    from modelserver.predictor import Predictor
+    from modelserver.repository.model_repository import ModelRepository
+    from modelserver.settings import Settings
+    from modelserver.tensors import array_from_json
+
+    parser: argparse.ArgumentParser
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'modelserver' has no attribute {name!r}")
+    module = importlib.import_module(f"modelserver.{home or name}")
+    return getattr(module, name) if home else module
+
+
+def __dir__() -> list[str]:
+    return __all__

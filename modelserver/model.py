@@ -1,0 +1,296 @@
+"""``Model``: the hooks a user writes, and the one method that runs them in order.
+
+Rules of the room: no tornado, no wire format, no thread. Where a synchronous hook runs is decided by the
+``HookRunner`` that the server attaches (``execution``); a model that stands alone runs its hooks in place, so
+``asyncio.run(model({"instances": [...]}))`` is a complete unit test. How hooks are called is worked out once
+per model, in ``_Step``, from the signatures that the user wrote.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol, cast
+
+from modelserver.errors import HookNotImplemented, InferenceError, InvalidInput
+
+Headers = Mapping[str, str]
+ResponseHeaders = MutableMapping[str, str]
+Hook = Callable[..., Any]
+HookCall = Callable[[Any, Headers, ResponseHeaders], Any]
+
+
+class ModelType(Enum):
+    """What a request asks of the model: its prediction or an explanation."""
+
+    EXPLAINER = 1
+    PREDICTOR = 2
+
+
+class HookRunner(Protocol):
+    """Runs a synchronous function somewhere it may block."""
+
+    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Return ``function(*args)``, or raise what it raises."""
+
+
+class _InPlace:
+    """The runner of a model that no server has taken: the caller's own thread."""
+
+    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args)
+
+
+_IN_PLACE = _InPlace()
+
+
+class Model:
+    """A model behind a name. Subclass it and write the hooks you need.
+
+    Per request the server runs ``preprocess -> validate -> predict | explain -> postprocess``. Each hook may
+    be ``def`` or ``async def``. A plain ``def`` runs on the model's own thread, so it may take its time
+    without stopping the server; ``async def`` runs on the event loop and must not block it.
+
+    Each hook takes what its signature names: ``(payload)``, ``(payload, headers)`` or
+    ``(payload, headers, response_headers)``. ``headers`` are the request's, with lower-case names; what a
+    hook puts into ``response_headers`` goes out with the answer.
+
+    Args:
+        name: the name in the URL: ``/v1/models/NAME:predict``. Any text without ``/``.
+        return_response_headers: accepted for KServe 0.21 code and not needed: the signature decides.
+
+    >>> import asyncio
+    >>> class Doubler(Model):
+    ...     def predict(self, payload):
+    ...         return {"predictions": [2 * row for row in payload["instances"]]}
+    >>> asyncio.run(Doubler("doubler")({"instances": [1, 2]}))
+    {'predictions': [2, 4]}
+    """
+
+    def __init__(self, name: str, return_response_headers: bool = False) -> None:
+        self.name = name
+        self.ready = False
+        self.protocol = "v1"
+        self.predictor_host: str | None = None
+        self.explainer_host: str | None = None
+
+    # -- hooks (`*args, **kwargs` lets a subclass take one, two or three arguments, for type checkers too)
+
+    def load(self) -> bool | None | Awaitable[bool | None]:
+        """Load the model into memory. Set ``self.ready = True`` or return ``True`` when it can predict.
+
+        Call it yourself before ``ModelServer.start``, or leave it: the server loads a model that is not
+        ready inside each worker, and answers 503 for it until then.
+        """
+        self.ready = True
+        return True
+
+    def preprocess(self, payload: Any, *args: Any, **kwargs: Any) -> Any:
+        """Turn the request into what ``predict`` wants. Default: unchanged.
+
+        Args:
+            payload: ``dict`` for a JSON body, ``bytes`` for any other content type.
+            *args: ``headers``, ``response_headers``, for a hook whose signature takes them.
+            **kwargs: the same, for a hook that takes them by keyword only.
+
+        >>> class Scaled(Model):
+        ...     def preprocess(self, payload):
+        ...         return {"instances": [row / 255 for row in payload["instances"]]}
+        """
+        return payload
+
+    def validate(self, payload: Any, *args: Any, **kwargs: Any) -> Any:
+        """Refuse a bad request by raising ``InvalidInput`` (400). Default: ``instances`` must be a list.
+
+        >>> class Short(Model):
+        ...     def validate(self, payload):
+        ...         if len(payload["instances"]) > 100:
+        ...             raise InvalidInput("at most 100 instances in one request")
+        ...         return payload
+        """
+        if isinstance(payload, dict) and not isinstance(payload.get("instances", []), list):
+            raise InvalidInput('Expected "instances" to be a list')
+        return payload
+
+    def predict(self, payload: Any, *args: Any, **kwargs: Any) -> Any:
+        """Answer the request. Default: 501.
+
+        Returns:
+            ``dict`` or ``list`` (sent as JSON; numpy arrays and scalars, datetimes and anything with
+            ``tolist()`` may be inside), ``str`` (sent as text) or ``bytes``.
+
+        >>> class Mean(Model):
+        ...     def predict(self, payload):
+        ...         return {"predictions": [sum(row) / len(row) for row in payload["instances"]]}
+        """
+        raise HookNotImplemented("Could not find predictor_host.")
+
+    def explain(self, payload: Any, *args: Any, **kwargs: Any) -> Any:
+        """Explain a prediction; answers ``:explain``. Default: 501.
+
+        >>> class Explained(Model):
+        ...     def explain(self, payload):
+        ...         return {"explanations": [sorted(row) for row in payload["instances"]]}
+        """
+        raise HookNotImplemented("Could not find explainer_host.")
+
+    def postprocess(self, response: Any, *args: Any, **kwargs: Any) -> Any:
+        """Turn the prediction into the answer. Default: unchanged.
+
+        >>> class Labelled(Model):
+        ...     def postprocess(self, response):
+        ...         return {"predictions": ["yes" if p > 0.5 else "no" for p in response["predictions"]]}
+        """
+        return response
+
+    def stop(self) -> Any:
+        """Give back what ``load`` took. Called when the server ends and when the model is unloaded."""
+
+    def healthy(self) -> bool | Awaitable[bool]:
+        """Whether the model can take requests now. Default: ``self.ready``."""
+        return self.ready
+
+    # -- what the model says of itself
+
+    def get_input_types(self) -> Sequence[Mapping[str, Any]]:
+        """The inputs, as ``{"name": str, "datatype": str, "shape": list[int]}`` (-1: any size)."""
+        return []
+
+    def get_output_types(self) -> Sequence[Mapping[str, Any]]:
+        """The outputs, described as the inputs are."""
+        return []
+
+    def example_request(self) -> dict[str, Any] | None:
+        """A V1 request body that the loaded model can answer, for the curl line shown at start-up.
+
+        Default: ``None``, not known.
+        """
+        return None
+
+    # -- the walk
+
+    async def __call__(
+        self,
+        body: Any,
+        model_type: ModelType = ModelType.PREDICTOR,
+        headers: Headers | None = None,
+        response_headers: ResponseHeaders | None = None,
+    ) -> Any:
+        """Run the hooks in order on one request and return the answer.
+
+        Consecutive synchronous hooks share one hop to the model's thread.
+
+        Raises:
+            Exception: whatever a hook raises, unchanged. ``SystemExit`` and ``KeyboardInterrupt`` from a
+                hook become ``InferenceError``: a request cannot end the server.
+        """
+        steps = self._steps(model_type)
+        runner = cast(HookRunner, self.__dict__.get("_runner", _IN_PLACE))
+        context = (headers or {}, {} if response_headers is None else response_headers)
+        value, position = body, 0
+        try:
+            while position < len(steps):
+                if not steps[position].blocks:
+                    value, position = steps[position].call(value, *context), position + 1
+                else:
+                    value, position = await runner.run(_run_blocking, steps, position, value, context)
+                # By the result, not by the function's kind: a decorated coroutine function looks plain.
+                if inspect.isawaitable(value):
+                    value = await value
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise InferenceError(f"the model called {type(error).__name__}") from error
+        return value
+
+    def attach_runner(self, runner: HookRunner) -> None:
+        """Run this model's synchronous hooks on ``runner``. The server calls it at registration."""
+        self._runner = runner
+
+    def _steps(self, model_type: ModelType) -> tuple[_Step, ...]:
+        cache = self.__dict__.setdefault("_steps_of", {})
+        steps = cache.get(model_type)
+        if steps is None:
+            action = "explain" if model_type is ModelType.EXPLAINER else "predict"
+            names = ("preprocess", "validate", action, "postprocess")
+            steps = cache[model_type] = tuple(
+                _Step.of(getattr(self, name)) for name in names if not self._passes_through(name)
+            )
+        return cast("tuple[_Step, ...]", steps)
+
+    def _passes_through(self, name: str) -> bool:
+        """Whether the hook is the default that returns its argument: nothing to call."""
+        own = getattr(getattr(self, name), "__func__", None)
+        return own in (Model.preprocess, Model.postprocess)
+
+
+def _run_blocking(
+    steps: tuple[_Step, ...], position: int, value: Any, context: tuple[Headers, ResponseHeaders]
+) -> tuple[Any, int]:
+    """Run steps from ``position`` until one must wait on the loop; on the model's thread."""
+    while position < len(steps) and not steps[position].is_async:
+        try:
+            value, position = steps[position].call(value, *context), position + 1
+        except (SystemExit, KeyboardInterrupt) as error:
+            # Must not reach the future: asyncio ends the loop when it finds one of these in a task.
+            raise InferenceError(f"the model called {type(error).__name__}") from error
+        except StopIteration as error:
+            # A future cannot carry it: awaiting would end the coroutine instead of raising.
+            raise InferenceError(f"StopIteration : {error}") from error
+        if inspect.isawaitable(value):
+            break
+    return value, position
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One hook, ready to call: adapted to ``(payload, headers, response_headers)``."""
+
+    call: HookCall
+    is_async: bool
+    """``async def``: must start on the event loop."""
+    blocks: bool
+    """May take its time: a user's plain ``def``. This module's own defaults never do."""
+
+    @classmethod
+    def of(cls, hook: Hook) -> _Step:
+        is_async = inspect.iscoroutinefunction(inspect.unwrap(hook))
+        is_default = getattr(hook, "__module__", None) == __name__
+        return cls(_adapt(hook), is_async, blocks=not is_async and not is_default)
+
+
+_HEADER_NAMES = ("headers", "response_headers")
+
+
+def _adapt(hook: Hook) -> HookCall:
+    """Call ``hook`` with as many of payload, headers, response headers as its signature takes.
+
+    Parameters after the payload are filled in order, by position; a keyword-only ``headers`` or
+    ``response_headers`` is filled by name. A further parameter that has a default and another name is the
+    user's own and left alone.
+    """
+    try:
+        parameters = list(inspect.signature(hook).parameters.values())
+    except (TypeError, ValueError):  # a built-in without a signature
+        return lambda payload, headers, response_headers: hook(payload)
+    keywords = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name in _HEADER_NAMES)
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        count = 2
+    else:
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        count = 0
+        for parameter in positional[1:3]:
+            if parameter.default is not parameter.empty and parameter.name not in _HEADER_NAMES:
+                break
+            count += 1
+    if keywords:
+        return lambda payload, headers, response_headers: hook(
+            payload,
+            *(headers, response_headers)[:count],
+            **{k: (headers if k == "headers" else response_headers) for k in keywords},
+        )
+    if count == 0:
+        return lambda payload, headers, response_headers: hook(payload)
+    if count == 1:
+        return lambda payload, headers, response_headers: hook(payload, headers)
+    return hook

@@ -1,0 +1,1 @@
+"""The HTTP door: every URL, and how an answer or an error becomes bytes."""

@@ -1,0 +1,208 @@
+"""``Settings``: every knob of the server in one frozen dataclass, and where a value comes from.
+
+A value is looked for in this order: the argument given to ``ModelServer``, the command line, the
+environment, the default. Flag and environment variable are made from the field's name (``http_port``:
+``--http_port``, ``MODELSERVER_HTTP_PORT``), so there is one list. Names are KServe's where KServe has one.
+
+Rules of the room: nothing happens at import; reading ``sys.argv`` and the environment is ``resolve``'s job,
+called when a server is made. Other rooms get a ``Settings`` handed to them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from modelserver.errors import StartError
+
+MIB = 1024 * 1024
+_TRUE = frozenset(("1", "true", "t", "yes", "y", "on"))
+_FALSE = frozenset(("0", "false", "f", "no", "n", "off"))
+
+
+def _boolean(text: str) -> bool:
+    """Read a flag's value as KServe does: y, yes, t, true, on, 1 and their opposites."""
+    word = text.strip().lower()
+    if word in _TRUE or word in _FALSE:
+        return word in _TRUE
+    raise ValueError(text)
+
+
+def _setting(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    also: str | None = None,
+) -> Any:
+    """Declare one field. ``also`` names a second environment variable that is honoured."""
+    return field(
+        default=default,
+        metadata={"help": help, "minimum": minimum, "maximum": maximum, "also": also},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a server is told. Immutable; times are in seconds, sizes in bytes."""
+
+    http_port: int = _setting(
+        8080,
+        "Port for HTTP. 0: any free port.",
+        minimum=0,
+        maximum=65535,
+        also="PORT",
+    )
+    host: str = _setting("", "Address to listen on. Empty: every address, IPv4 and IPv6.")
+    workers: int = _setting(
+        1,
+        "Worker processes that share the port. 0: one for each core.",
+        minimum=0,
+    )
+    max_buffer_size: int = _setting(
+        10 * MIB,
+        "Largest request body taken, in bytes. A larger one is answered 413 before it is read.",
+        minimum=1,
+    )
+    model_threads: int = _setting(
+        1,
+        "Threads for each model's synchronous hooks. 1: the model's code runs one request at a time.",
+        minimum=1,
+    )
+    max_asyncio_workers: int = _setting(
+        0,
+        "Threads of the event loop's own pool (asyncio.to_thread in async hooks). 0: cores + 4, at most 32.",
+        minimum=0,
+    )
+    grace_period: float = _setting(
+        30.0,
+        "Seconds that requests in flight may take to finish after SIGTERM or SIGINT.",
+        minimum=0,
+    )
+    timeout_keep_alive: float = _setting(
+        65.0,
+        "Seconds an idle connection is kept. Above the 60 s that common proxies keep theirs, so that "
+        "the proxy closes first.",
+        minimum=0.001,
+    )
+    access_log: bool = _setting(True, "Write one line for each request.")
+    configure_logging: bool = _setting(
+        True,
+        "Send the server's log to standard error where the program has set up no logging of its own.",
+    )
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            check(spec.name, getattr(self, spec.name), spec.metadata)
+
+    @property
+    def worker_count(self) -> int:
+        """``workers``, with 0 replaced by the number of cores this process may use."""
+        return self.workers or available_cores()
+
+
+def check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    """Raise ``StartError`` where a value is outside the range that its field declares."""
+    minimum, maximum = metadata["minimum"], metadata["maximum"]
+    if minimum is not None and value < minimum:
+        raise StartError(f"--{name} is {value} and must be at least {minimum}.")
+    if maximum is not None and value > maximum:
+        raise StartError(f"--{name} is {value} and must be at most {maximum}.")
+
+
+def available_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores this process may use: its CPU affinity, and the container's CPU limit (cgroup v2) if lower."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = cgroup.read_text().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or "max": no limit
+        return cores
+
+
+def environment_names(spec: Field[Any]) -> tuple[str, ...]:
+    """The environment variables of a setting, strongest first."""
+    own = f"MODELSERVER_{spec.name.upper()}"
+    return (own, spec.metadata["also"]) if spec.metadata["also"] else (own,)
+
+
+def argument_parser(environ: Mapping[str, str] | None = None) -> argparse.ArgumentParser:
+    """A parser with one flag for each setting, for ``ArgumentParser(parents=[...])``.
+
+    A flag that is not given has the environment's value, or else the setting's default.
+
+    Raises:
+        StartError: an environment variable does not hold what its setting takes.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    group = parser.add_argument_group("server")
+    for spec in fields(Settings):
+        group.add_argument(
+            f"--{spec.name}",
+            type=_READERS[str(spec.type)],
+            default=_from_environment(spec, os.environ if environ is None else environ),
+            metavar=_METAVARS[str(spec.type)],
+            help=f"{spec.metadata['help']} (default: {shown_default(spec)})",
+        )
+    return parser
+
+
+def shown_default(spec: Field[Any]) -> str:
+    """A default as it is written on the command line."""
+    if isinstance(spec.default, bool):
+        return str(spec.default).lower()
+    return str(spec.default) if spec.default != "" else "''"
+
+
+def resolve(
+    given: Mapping[str, Any],
+    argv: Sequence[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Settings from the arguments given, the command line, the environment and the defaults, in that order.
+
+    Args:
+        given: values by name; ``None`` means not given.
+        argv: flags to read, unknown ones are left alone. Default: the program's own, so that
+            ``ModelServer()`` in a script honours ``--http_port`` as KServe's does.
+        environ: default: the process's environment.
+
+    Raises:
+        StartError: a value is of the wrong kind or out of range.
+    """
+    namespace, _ = argument_parser(environ).parse_known_args(sys.argv[1:] if argv is None else argv)
+    values = {spec.name: getattr(namespace, spec.name) for spec in fields(Settings)}
+    values.update({name: value for name, value in given.items() if value is not None})
+    return Settings(**values)
+
+
+def _from_environment(spec: Field[Any], environ: Mapping[str, str]) -> Any:
+    for variable in environment_names(spec):
+        text = environ.get(variable, "")
+        # Kubernetes sets NAME_PORT=tcp://10.0.0.1:80 for a Service called NAME; that is not meant for us.
+        if not text or "://" in text:
+            continue
+        try:
+            return _READERS[str(spec.type)](text)
+        except ValueError:
+            raise StartError(
+                f"The environment variable {variable} is {text!r} and must be {_EXPECTED[str(spec.type)]}."
+            ) from None
+    return spec.default
+
+
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    "int": int,
+    "float": float,
+    "str": str,
+    "bool": _boolean,
+}
+_METAVARS = {"int": "N", "float": "SECONDS", "str": "TEXT", "bool": "BOOL"}
+_EXPECTED = {"int": "an integer", "float": "a number", "str": "text", "bool": "true or false"}
