@@ -69,6 +69,9 @@ class Model:
     {'predictions': [2, 4]}
     """
 
+    platform: str = ""
+    """What runs the model, in V2's words: ``pytorch_torchscript``, ``tensorflow_savedmodel``."""
+
     def __init__(self, name: str, return_response_headers: bool = False) -> None:
         self.name = name
         self.ready = False
@@ -187,7 +190,7 @@ class Model:
                 hook become ``InferenceError``: a request cannot end the server.
         """
         steps = self._steps(model_type)
-        runner = cast(HookRunner, self.__dict__.get("_runner", _IN_PLACE))
+        runner = self._hook_runner
         context = (headers or {}, {} if response_headers is None else response_headers)
         value, position = body, 0
         try:
@@ -206,6 +209,16 @@ class Model:
     def attach_runner(self, runner: HookRunner) -> None:
         """Run this model's synchronous hooks on ``runner``. The server calls it at registration."""
         self._runner = runner
+
+    async def run_hook(self, hook: Hook) -> Any:
+        """Call a hook that takes nothing, ``load`` or ``stop``, where the model's hooks run."""
+        result = hook() if _is_async(hook) else await self._hook_runner.run(hook)
+        return await result if inspect.isawaitable(result) else result
+
+    @property
+    def _hook_runner(self) -> HookRunner:
+        # Not set in __init__: a subclass that forgets super().__init__() still works.
+        return cast(HookRunner, self.__dict__.get("_runner", _IN_PLACE))
 
     def _steps(self, model_type: ModelType) -> tuple[_Step, ...]:
         cache = self.__dict__.setdefault("_steps_of", {})
@@ -254,9 +267,13 @@ class _Step:
 
     @classmethod
     def of(cls, hook: Hook) -> _Step:
-        is_async = inspect.iscoroutinefunction(inspect.unwrap(hook))
+        is_async = _is_async(hook)
         is_default = getattr(hook, "__module__", None) == __name__
         return cls(_adapt(hook), is_async, blocks=not is_async and not is_default)
+
+
+def _is_async(hook: Hook) -> bool:
+    return inspect.iscoroutinefunction(inspect.unwrap(hook))
 
 
 _HEADER_NAMES = ("headers", "response_headers")

@@ -1,0 +1,57 @@
+# `make serve` and `make test` are all a fresh machine needs; both set up first, and only once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8080
+WORKERS ?= 1
+IRIS_TF := examples/iris_tensorflow/iris.tar.gz
+IRIS_TORCH := examples/iris_pytorch/iris.tgz
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test check bench docs format
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(VENV)/.ready  ## Make .venv with pinned versions of everything
+
+serve: setup $(IRIS_TF) $(IRIS_TORCH)  ## Train the iris models if they are not there, and serve both on port 8080
+	@echo "[serve] http://localhost:$(PORT), stop with Ctrl-C"
+	@exec $(BIN)/python -m modelserver iris=$(IRIS_TF) iris_pytorch=$(IRIS_TORCH) \
+		--http_port $(PORT) --workers $(WORKERS)
+
+test: setup  ## Run the whole test suite
+	$(BIN)/python -m pytest
+
+check: setup  ## Lint, types, import contracts, Dockerfiles
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/hadolint Dockerfile.pytorch Dockerfile.tf
+
+bench: setup  ## Measure the request path on this machine
+	$(BIN)/python benchmarks/request_path.py
+
+docs: setup  ## Write the generated pages of docs/
+	$(BIN)/python docs/generate.py
+
+format: setup  ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(IRIS_TF) $(IRIS_TORCH): | setup
+	@echo "[serve] training $@ on the iris data"
+	@$(BIN)/python $(@D)/train.py
+
+# torch first and pinned: any later line that asks for torch is then satisfied by the CPU build.
+$(VENV)/.ready: pyproject.toml constraints.txt examples/requirements.txt
+	@echo "[setup] making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "[setup] PyTorch"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@echo "[setup] TensorFlow, modelserver and the tools (a minute or two)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,tensorflow,dev]'
+	@echo "[setup] what the examples use"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r examples/requirements.txt
+	@touch $@

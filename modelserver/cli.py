@@ -1,0 +1,211 @@
+"""The command line: ``python -m modelserver [serve | check | pack]``.
+
+Rules of the room: arguments in, exit status out. What is done with a package is ``packaged``, serving it is
+``model_server``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from modelserver import logs, packaged
+from modelserver.errors import ModelLoadError, ModelServerError, StartError
+from modelserver.model_server import ModelServer
+from modelserver.packaged import PackagedModel
+from modelserver.predictor import Predictor
+from modelserver.repository.archives import UnpackLimits, pack
+from modelserver.settings import Settings, argument_parser
+
+_COMMANDS = "serve", "check", "pack"
+_DEFAULT_NAME = "model"  # KServe's
+
+
+def main(argv: Sequence[str] | None = None, *, predictor: Predictor | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: the arguments; default: the program's.
+        predictor: serve with this predictor only (``python -m pytorchserver``); default: with whichever of
+            the installed ones knows the model.
+
+    Returns:
+        The exit status: 0 done, 1 failed. Wrong usage exits with 2 from within.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = arguments.pop(0) if arguments[:1] and arguments[0] in _COMMANDS else "serve"
+    predictors = [predictor] if predictor else list(packaged.installed_predictors().values())
+    try:
+        return {"serve": _serve, "check": _check, "pack": _pack}[command](arguments, predictors)
+    except (ModelLoadError, StartError) as error:
+        print(f"modelserver: {error}", file=sys.stderr)
+        return 1
+
+
+# -- serve
+
+
+def serve_parser(predictors: Sequence[Predictor]) -> argparse.ArgumentParser:
+    """The parser of ``serve``, with the predictors' own flags."""
+    parser = _parser(
+        "[serve]",
+        "Serve packaged models over HTTP. Other commands: check, pack (each with --help).",
+        parents=[argument_parser()],
+    )
+    parser.add_argument(
+        "models",
+        nargs="*",
+        metavar="[NAME=]PATH",
+        help="an archive, folder or model file; NAME is the one in the URL (default: the file's)",
+    )
+    group = parser.add_argument_group("models")
+    group.add_argument("--model_dir", metavar="PATH", help="one more model, as KServe names it")
+    group.add_argument(
+        "--model_name",
+        metavar="NAME",
+        help=f"its name, or that of the only PATH (default: {_DEFAULT_NAME} for --model_dir)",
+    )
+    _add_model_arguments(parser, predictors)
+    return parser
+
+
+def _serve(arguments: Sequence[str], predictors: Sequence[Predictor]) -> int:
+    parser = serve_parser(predictors)
+    options = parser.parse_args(arguments)
+    models = _models_asked_for(parser, options)
+    settings = {spec.name: getattr(options, spec.name) for spec in fields(Settings)}
+    server = ModelServer(**settings)
+    if server.settings.configure_logging:
+        logs.configure()
+    server.bind()  # a port in use is told before anything is unpacked
+    with _workspace() as workspace:
+        server.start(
+            [_build(model, predictors, options, workspace / str(i)) for i, model in enumerate(models)]
+        )
+    return 0
+
+
+def _models_asked_for(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[PackagedModel]:
+    name = options.model_name
+    if options.model_dir is None and len(options.models) != 1 and name is not None:
+        parser.error("--model_name names --model_dir or a single PATH; write NAME=PATH for several")
+    only = name if options.model_dir is None else None
+    models = [PackagedModel.parse(text, only) for text in options.models]
+    if options.model_dir is not None:
+        location = PackagedModel.parse(options.model_dir).path
+        models.append(PackagedModel(name or _DEFAULT_NAME, location))
+    if not models:
+        parser.error("no model given: name an archive or folder, such as iris.tgz")
+    names = [model.name for model in models]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        parser.error(f"two models are called {twice[0]}; write NAME=PATH to tell them apart")
+    return models
+
+
+# -- check
+
+
+def check_parser(predictors: Sequence[Predictor]) -> argparse.ArgumentParser:
+    """The parser of ``check``."""
+    parser = _parser("check", "Load a packaged model, let it answer a request, and say how fast and how big.")
+    parser.add_argument("model", metavar="PATH", help="an archive, folder or model file")
+    parser.add_argument(
+        "--input",
+        type=Path,
+        metavar="FILE",
+        help="a V1 request body (JSON); default: one that the predictor makes up",
+    )
+    _add_model_arguments(parser, predictors)
+    return parser
+
+
+def _check(arguments: Sequence[str], predictors: Sequence[Predictor]) -> int:
+    from modelserver import checking
+
+    options = check_parser(predictors).parse_args(arguments)
+    with _workspace() as workspace:
+        model = _build(PackagedModel.parse(options.model), predictors, options, workspace / "0")
+        try:
+            checking.check(model, options.input, print)
+        except ModelLoadError:
+            raise
+        except ModelServerError as error:
+            print(f"modelserver: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+# -- pack
+
+
+def pack_parser() -> argparse.ArgumentParser:
+    """The parser of ``pack``."""
+    parser = _parser("pack", "Make a correct archive from model.py + weights, or from a SavedModel folder.")
+    parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="a folder, or the files")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the archive")
+    parser.add_argument("--overwrite", action="store_true", help="replace the archive if it exists")
+    return parser
+
+
+def _pack(arguments: Sequence[str], predictors: Sequence[Predictor]) -> int:
+    options = pack_parser().parse_args(arguments)
+    members = pack(options.sources, options.output, overwrite=options.overwrite)
+    for member in members:
+        print(f"  {member}")
+    size = options.output.stat().st_size
+    print(f"{options.output}: {len(members)} files, {size} bytes")
+    print(f"Check it: python -m modelserver check {options.output}")
+    return 0
+
+
+# -- shared
+
+
+def _parser(command: str, description: str, **kwargs: Any) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"python -m modelserver {command}", description=description, allow_abbrev=False, **kwargs
+    )
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser, predictors: Sequence[Predictor]) -> None:
+    for predictor in predictors:
+        predictor.add_arguments(parser.add_argument_group(f"{predictor.framework} models"))
+    group = parser.add_argument_group("archives")
+    for spec in fields(UnpackLimits):
+        group.add_argument(f"--{spec.name}", type=int, default=spec.default, metavar="N")
+
+
+def _build(
+    model: PackagedModel, predictors: Sequence[Predictor], options: argparse.Namespace, workspace: Path
+) -> Any:
+    workspace.mkdir()
+    limits = UnpackLimits(**{spec.name: getattr(options, spec.name) for spec in fields(UnpackLimits)})
+    return packaged.build(model, predictors, options, limits, workspace)
+
+
+@contextlib.contextmanager
+def _workspace() -> Iterator[Path]:
+    """A folder for what is unpacked, removed at the end, also if SIGTERM comes before the server is up."""
+
+    def on_terminate(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, on_terminate)
+    try:
+        with tempfile.TemporaryDirectory(prefix="modelserver-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise StartError(
+            f"Cannot use the temporary folder for unpacking: {error.strerror}. Set TMPDIR to another."
+        ) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,156 @@
+"""Two ways to make a worker process, and which one this process can take.
+
+- ``fork_from_fresh_thread``: cheap, and shares the models that are already loaded.
+- ``rerun_script``: a fresh interpreter that runs the user's script again, where forking would hang.
+
+Rules of the room: making a process and handing it its sockets; keeping it alive is ``workers``' business. The
+frameworks are only looked at where the program has imported them, never imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from modelserver.errors import StartError
+
+_log = logging.getLogger("modelserver.server")
+
+HANDOVER = "MODELSERVER_WORKER_HANDOVER"
+"""Environment variable that tells a script run again that it is a worker: ``ppid:number:channel:sockets``."""
+
+EXIT_CRASHED = 70
+
+
+@dataclass(frozen=True)
+class Handover:
+    """What a worker gets from its supervisor."""
+
+    number: int
+    channel: socket.socket
+    """To the supervisor; at its end the supervisor is gone."""
+
+    sockets: Sequence[socket.socket]
+    """The listening sockets, shared by all workers."""
+
+
+def fork_from_fresh_thread(run: Callable[[], int]) -> int:
+    """Fork a child that calls ``run`` and exits with what it returns.
+
+    The fork happens on a new thread, which becomes the child's main thread. PyTorch's OpenMP pool belongs to
+    the thread that used it, and its helper threads do not survive a fork: forked from a thread that has run a
+    large operator, the child's first forward on that thread waits for ever. A fresh thread has no pool yet
+    (measured with torch 2.13: a plain fork hangs, this one serves).
+
+    Returns:
+        The child's process id.
+
+    Raises:
+        OSError: the system refused to fork.
+    """
+    outcome: list[int | OSError] = []
+
+    def fork() -> None:
+        # Until the child has its own handlers, a signal would run the supervisor's in it and be lost.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+        try:
+            with warnings.catch_warnings():
+                # CPython 3.12 warns of threads in the parent; the child starts none of their work.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                pid = os.fork()
+        except OSError as error:
+            outcome.append(error)
+            return
+        if pid:
+            outcome.append(pid)
+            return
+        _run_child(run)
+
+    thread = threading.Thread(target=fork, name="fork")
+    thread.start()
+    thread.join()
+    if isinstance(outcome[0], OSError):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _run_child(run: Callable[[], int]) -> None:
+    """Everything the child ever does. It leaves without the clean-up handlers, which are the parent's."""
+    code = EXIT_CRASHED
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+        code = run()
+    except BaseException:
+        _log.exception("Worker %d failed", os.getpid())
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):  # the reader of the pipe is gone
+                pass
+        os._exit(code)
+
+
+def rerun_script(handover: Handover, environ: Mapping[str, str] | None = None) -> int:
+    """Start the program that is running now once more, as a worker.
+
+    Returns:
+        The new process's id.
+
+    Raises:
+        StartError: there is no program to run again (an interactive session).
+    """
+    main = sys.modules.get("__main__")
+    if getattr(main, "__file__", None) is None and "-c" not in sys.orig_argv:
+        raise StartError(
+            "A framework's runtime is already initialised in this process, so it cannot be forked, and there "
+            "is no script to run again. Save the program to a file, or use workers=1."
+        )
+    descriptors = [handover.channel.fileno(), *(sock.fileno() for sock in handover.sockets)]
+    told = ":".join(map(str, (os.getpid(), handover.number, *descriptors)))
+    process = subprocess.Popen(  # noqa: S603 - the very command that started this process
+        [sys.executable, *sys.orig_argv[1:]],
+        env={**(os.environ if environ is None else environ), HANDOVER: told},
+        pass_fds=descriptors,
+    )
+    process.returncode = 0  # the supervisor reaps it by its id; Popen must not
+    return process.pid
+
+
+def take_handover() -> Handover | None:
+    """What the supervisor left for this process, if it is a script run again. Taken once."""
+    told = os.environ.pop(HANDOVER, None)
+    if told is None:
+        return None
+    parent, number, channel, *sockets = map(int, told.split(":"))
+    if parent != os.getppid():  # inherited by some other program that a worker started
+        return None
+    return Handover(
+        number, socket.socket(fileno=channel), [socket.socket(fileno=fileno) for fileno in sockets]
+    )
+
+
+def unforkable_runtime() -> str | None:
+    """The framework whose runtime is initialised here, so that a forked child would hang or die; or None."""
+    torch_cuda = sys.modules.get("torch.cuda")
+    if torch_cuda is not None and torch_cuda.is_initialized():
+        return "CUDA"
+    if "tensorflow" in sys.modules and _tensorflow_is_initialised():
+        return "TensorFlow"
+    return None
+
+
+def _tensorflow_is_initialised() -> bool:
+    return False

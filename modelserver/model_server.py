@@ -1,0 +1,239 @@
+"""``ModelServer``: the life of the service in order: bind, then serve here or supervise workers that do.
+
+Rules of the room: the order of things, and KServe's constructor. The steps are ``serving`` (one process),
+``workers`` (many) and ``launching`` (how one begins).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import socket
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from tornado import netutil
+
+from modelserver import launching, logs, workers
+from modelserver.dataplane import DataPlane
+from modelserver.errors import ModelLoadError, NoModelReady, StartError
+from modelserver.lifecycle import Lifecycle
+from modelserver.model import Model
+from modelserver.repository.model_repository import ModelRepository
+from modelserver.rest.routes import Application
+from modelserver.serving import Service
+from modelserver.settings import Settings, argument_parser, resolve
+
+_log = logging.getLogger("modelserver.server")
+
+_BACKLOG = 1024
+
+_NOT_YET = frozenset(
+    (
+        "grpc_port", "max_threads", "enable_grpc", "enable_docs_url", "enable_latency_logging",
+        "log_config_file", "access_log_format", "event_loop", "predictor_config", "ssl_certfile",
+        "ssl_keyfile",
+    )
+)  # fmt: skip
+"""Arguments of KServe's ModelServer that are taken, and named in a warning, but do nothing here."""
+
+
+class ModelServer:
+    """Serves models over HTTP.
+
+    Every argument may also come from the command line or the environment; an argument that is given wins
+    (docs/settings.md lists them all, with their defaults).
+
+    Args:
+        http_port: port to listen on; 0 for any free one.
+        workers: processes that share the port; 1 serves in this process, 0 means one for each core.
+        max_buffer_size: largest request body, in bytes.
+        registered_models: a repository that already holds models.
+        **settings: any other field of ``Settings``.
+
+    Raises:
+        StartError: a value is of the wrong kind or out of range.
+        TypeError: an argument that is no setting.
+    """
+
+    def __init__(
+        self,
+        http_port: int | None = None,
+        *,
+        workers: int | None = None,
+        max_buffer_size: int | None = None,
+        registered_models: ModelRepository | None = None,
+        **settings: Any,
+    ) -> None:
+        self._ignored = sorted(_NOT_YET & settings.keys())
+        given = {name: value for name, value in settings.items() if name not in _NOT_YET}
+        unknown = given.keys() - Settings.__dataclass_fields__.keys()
+        if unknown:
+            raise TypeError(f"ModelServer has no setting {', '.join(sorted(unknown))}")
+        given |= {"http_port": http_port, "workers": workers, "max_buffer_size": max_buffer_size}
+        self.settings = resolve(given)
+        # `is None`, not `or`: an empty repository of the user's own is still the user's own.
+        self.registered_models = ModelRepository() if registered_models is None else registered_models
+        self._lifecycle = Lifecycle()
+        self._sockets: list[socket.socket] = []
+
+    def register_model(self, model: Model) -> None:
+        """Add a model under its name.
+
+        Raises:
+            TypeError: not a ``Model``.
+            StartError: the model has no name.
+        """
+        if not isinstance(model, Model):
+            raise TypeError(f"start() takes Model instances, got {type(model).__name__}")
+        if not model.name:
+            raise StartError("Failed to register the model: its name is empty.")
+        self.registered_models.update(model)
+
+    def create_application(self) -> Application:
+        """The server's routes as a ``tornado.web.Application``, to serve them with tornado itself.
+
+        Models must be ready: loading is ``start``'s work. Synchronous hooks run in place unless ``start``
+        gives each model its threads.
+        """
+        return Application(
+            DataPlane(self.registered_models, self._lifecycle),
+            max_buffer_size=self.settings.max_buffer_size,
+            access_log=self.settings.access_log,
+        )
+
+    def bind(self) -> Sequence[socket.socket]:
+        """Open the listening sockets now; ``start`` does it otherwise. Connections wait until then.
+
+        Raises:
+            StartError: the port is taken or not allowed, or the address is not this machine's.
+        """
+        if not self._sockets:
+            self._sockets = _listen(self.settings)
+            _log.info("Listening on %s", ", ".join(map(_address, self._sockets)))
+        return self._sockets
+
+    def start(self, models: Sequence[Model] = ()) -> None:
+        """Serve ``models`` until SIGTERM or SIGINT, then finish what is in flight and return.
+
+        With one worker everything happens in this process. With more, this process supervises. Models that
+        are ready are inherited; a model that is not ready is loaded inside each worker.
+
+        Raises:
+            SystemExit: with a message and status 1 if the server cannot start (port in use, nothing to
+                serve), or if workers had to be killed.
+            TypeError: ``models`` holds something that is no ``Model``.
+            Exception: what a model's ``load`` raised, with one worker.
+        """
+        if self.settings.configure_logging:
+            logs.configure()
+        if self._ignored:
+            _log.warning("Arguments that do nothing here: %s", ", ".join(self._ignored))
+        if isinstance(models, Model | str | dict):
+            raise TypeError(f"start() takes a list of models, got {type(models).__name__}")
+        for model in models:
+            self.register_model(model)
+        try:
+            status = self._run()
+        except (StartError, ModelLoadError) as error:
+            sys.exit(f"modelserver: {error}")
+        if status:
+            sys.exit(status)
+
+    def _run(self) -> int:
+        if not self.registered_models.names():
+            raise NoModelReady
+        handover = launching.take_handover()
+        if handover is not None:
+            return self._serve_as_worker(handover)
+        sockets = self.bind()
+        count = self.settings.worker_count
+        if count == 1:
+            self._service(sockets, announce=True).run(on_ready=lambda: None)
+            return 0
+        supervisor = workers.Supervisor(
+            count,
+            self._launcher(sockets),
+            self.settings.grace_period,
+            on_stop=self._close_sockets,
+        )
+        return supervisor.run()
+
+    def _close_sockets(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+
+    def _launcher(self, sockets: Sequence[socket.socket]) -> workers.Launch:
+        runtime = launching.unforkable_runtime()
+        if runtime is not None:
+            _log.info(
+                "%s is already initialised in this process and does not survive a fork: each worker runs "
+                "the program again",
+                runtime,
+            )
+
+        def launch(number: int, channel: socket.socket, close: list[socket.socket]) -> int:
+            handover = launching.Handover(number, channel, sockets)
+            if runtime is not None:
+                return launching.rerun_script(handover)
+
+            def run() -> int:
+                for sock in close:
+                    sock.close()
+                return self._serve_as_worker(handover)
+
+            return launching.fork_from_fresh_thread(run)
+
+        return launch
+
+    def _serve_as_worker(self, handover: launching.Handover) -> int:
+        """Serve beside other workers. A model that cannot be loaded gives an exit code of its own."""
+        service = self._service(handover.sockets, announce=handover.number == 0)
+        try:
+            service.run(partial(handover.channel.sendall, workers.READY), handover.channel)
+        except ModelLoadError as error:
+            _log.error("%s", error)
+            return workers.EXIT_LOAD_FAILED
+        except Exception:
+            if self._lifecycle.loaded:
+                raise
+            _log.exception("Loading failed")
+            return workers.EXIT_LOAD_FAILED
+        return 0
+
+    def _service(self, sockets: Sequence[socket.socket], *, announce: bool) -> Service:
+        return Service(
+            self.settings,
+            self.registered_models,
+            self._lifecycle,
+            self.create_application(),
+            sockets,
+            announce,
+        )
+
+
+def _listen(settings: Settings) -> list[socket.socket]:
+    port = settings.http_port
+    try:
+        return netutil.bind_sockets(port, settings.host or None, backlog=_BACKLOG)
+    except OSError as error:
+        where = f"port {port}" + (f" on {settings.host}" if settings.host else "")
+        raise StartError(
+            f"Cannot listen on {where}: {error.strerror or error}. Choose another with --http_port"
+            f"{' or --host' if settings.host else ''}."
+        ) from error
+
+
+def _address(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def __getattr__(name: str) -> argparse.ArgumentParser:
+    # KServe's users write ArgumentParser(parents=[kserve.model_server.parser]); made when asked for, so that
+    # importing reads no environment.
+    if name == "parser":
+        return argument_parser()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,98 @@
+"""The V1 protocol's bytes: a request body to what ``preprocess`` gets, an answer to JSON.
+
+Rules of the room: bytes and values only; no tornado, no model, no I/O. Source of the rules: KServe's V1
+protocol and the decisions in docs/protocol-v1.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+
+from modelserver.errors import InvalidInput
+from modelserver.tensors import json_name
+
+JSON_TYPE = "application/json"
+# curl -d says form-urlencoded whatever it sends, and other small clients say text/plain.
+_ALSO_JSON = frozenset(("", "application/x-www-form-urlencoded", "text/plain", "application/json"))
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+
+def is_json(content_type: str) -> bool:
+    """Whether a body of this Content-Type is read as JSON; any other reaches the model as bytes."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type in _ALSO_JSON or media_type.endswith(("/json", "+json"))
+
+
+def decode_request(body: bytes, content_type: str) -> dict[str, Any] | bytes:
+    """Read a request body.
+
+    Args:
+        body: the body as it came.
+        content_type: the request's header, ``""`` if there is none.
+
+    Returns:
+        The JSON object (of duplicate keys the last wins), or the body itself if it is not JSON by its type.
+
+    Raises:
+        InvalidInput: not JSON, not UTF-8, nested too deeply (1024), or no object at the top.
+    """
+    if not is_json(content_type):
+        return body
+    try:
+        payload = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"Unrecognized request format: {error}") from None
+    if not isinstance(payload, dict):
+        raise InvalidInput(f'Expected a JSON object such as {{"instances": [...]}}, got {json_name(payload)}')
+    return payload
+
+
+def encode_response(value: Any) -> tuple[bytes, str]:
+    """Turn what the model returned into a body and its Content-Type.
+
+    ``dict`` and ``list`` become JSON: numpy arrays and scalars, datetimes (ISO 8601) and anything with
+    ``tolist()`` may be inside; NaN and infinities become ``null``, as JSON has no word for them. ``str`` is
+    sent as text and ``bytes`` as they are; a hook can name another type in ``response_headers``.
+
+    Raises:
+        TypeError: the value, or something in it, has no JSON form. The text names its type.
+    """
+    if isinstance(value, dict | list):
+        try:
+            return orjson.dumps(value, _plain, _OPTIONS), JSON_TYPE
+        except orjson.JSONEncodeError as error:
+            raise TypeError(_cause(error)) from error
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value), "application/octet-stream"
+    if isinstance(value, str):
+        return value.encode(), "text/plain; charset=utf-8"
+    raise TypeError(f"the model returned {_type_name(value)}, expected dict, list, str or bytes")
+
+
+def encode_error(reason: str) -> bytes:
+    """The body of every error: ``{"error": reason}``. Text that is not valid Unicode is replaced."""
+    return orjson.dumps({"error": reason.encode("utf-8", "replace").decode()})
+
+
+def _plain(value: Any) -> Any:
+    """Give orjson something it knows for a value that it does not: called once for each such value."""
+    if isinstance(value, np.ndarray):
+        # orjson writes contiguous arrays of numbers itself; the others come here.
+        if value.dtype.kind in "fiub" and value.ndim:
+            return np.ascontiguousarray(value)
+        return value.tolist()
+    if hasattr(value, "tolist"):  # numpy scalars, torch tensors, pandas series
+        return value.tolist()
+    raise TypeError(f"{_type_name(value)} has no JSON form")
+
+
+def _cause(error: Exception) -> str:
+    """orjson's own text, or the one that ``_plain`` raised beneath it."""
+    return str(error.__cause__ or error)
+
+
+def _type_name(value: object) -> str:
+    return "None" if value is None else f"an object of type {type(value).__name__}"

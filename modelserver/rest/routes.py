@@ -1,0 +1,175 @@
+"""Every URL of the server, on one screen, and the application that finds the code behind each.
+
+    GET   /                              LivenessHandler
+    GET   /v1/models                     ModelListHandler
+    GET   /v1/models/NAME                ModelStatusHandler
+    POST  /v1/models/NAME:predict        InferenceDelegate
+    POST  /v1/models/NAME:explain        InferenceDelegate
+
+Rules of the room: URLs only. The two hot verbs are found by string operations and answered by a lean
+delegate; everything else is an ordinary tornado route, so a user can add handlers with ``add_handlers``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable
+from urllib.parse import unquote
+
+from tornado import httputil, web
+
+from modelserver import logs
+from modelserver.dataplane import DataPlane
+from modelserver.model import ModelType
+from modelserver.rest import handlers
+from modelserver.rest.answers import Answer
+from modelserver.rest.inference import InferenceDelegate
+from modelserver.rest.refusal import RefusalDelegate
+
+_PREFIX = "/v1/models/"
+_VERBS = {"predict": ModelType.PREDICTOR, "explain": ModelType.EXPLAINER}
+
+
+def inference_target(method: str, path: str) -> tuple[str, ModelType] | None:
+    """Model name and verb, if this is a call of a hot verb.
+
+    >>> inference_target("POST", "/v1/models/iris:predict")
+    ('iris', <ModelType.PREDICTOR: 2>)
+    >>> inference_target("GET", "/v1/models/iris:predict")
+    """
+    if method != "POST" or not path.startswith(_PREFIX):
+        return None
+    rest = path[len(_PREFIX) :].partition("?")[0]
+    if "/" in rest:
+        return None
+    # KServe's own client percent-encodes the colon.
+    name, colon, verb = (unquote(rest) if "%" in rest else rest).rpartition(":")
+    model_type = _VERBS.get(verb)
+    return (name, model_type) if colon and name and model_type is not None else None
+
+
+class Application(web.Application):
+    """The server's routes as a tornado application (and so a ``tornado.routing.Router``).
+
+    Runs on the server's own connection and on a stock ``tornado.httpserver.HTTPServer``.
+
+    Args:
+        dataplane: the service behind the routes.
+        max_buffer_size: largest request body, in bytes.
+        access_log: log one line for each request.
+    """
+
+    def __init__(self, dataplane: DataPlane, *, max_buffer_size: int, access_log: bool = True) -> None:
+        context = {"dataplane": dataplane}
+        super().__init__(
+            [
+                (r"/", handlers.LivenessHandler, context),
+                (r"/v1/models", handlers.ModelListHandler, context),
+                (r"/v1/models/[^/]+:(?:predict|explain)", handlers.PostOnlyHandler, context),
+                (r"/v1/models/([^/:]+)", handlers.ModelStatusHandler, context),
+            ],
+            default_handler_class=handlers.UnknownPathHandler,
+            default_handler_args=context,
+        )
+        self.dataplane = dataplane
+        self.max_buffer_size = max_buffer_size
+        self.logs_access = access_log
+
+    def start_request(
+        self, server_conn: object, request_conn: httputil.HTTPConnection
+    ) -> httputil.HTTPMessageDelegate:
+        """Called by the connection for each request."""
+        return _Door(self, server_conn, request_conn)
+
+    def cold_request(
+        self, server_conn: object, request_conn: httputil.HTTPConnection
+    ) -> httputil.HTTPMessageDelegate:
+        """tornado's own way to a ``RequestHandler``."""
+        return super().start_request(server_conn, request_conn)
+
+    def log_request(self, handler: web.RequestHandler) -> None:
+        """Called by tornado when a ``RequestHandler`` has finished."""
+        request = handler.request
+        assert request.connection is not None
+        self.dataplane.lifecycle.in_flight.discard(request.connection)
+        if self.logs_access:
+            logs.access(
+                request.connection,
+                request.method or "",
+                request.uri or "",
+                handler.get_status(),
+                request.request_time(),
+            )
+
+
+class _Door(httputil.HTTPMessageDelegate):
+    """Lets one request in: counts it, bounds its body, and hands it to the code behind its URL."""
+
+    def __init__(
+        self, application: Application, server_conn: object, connection: httputil.HTTPConnection
+    ) -> None:
+        self._application = application
+        self._server_conn = server_conn
+        self._connection = connection
+        self._in_flight = application.dataplane.lifecycle.in_flight
+        self._inner: httputil.HTTPMessageDelegate | None = None
+        self._received = 0
+        self._started = 0.0
+        self._method = self._uri = ""
+
+    def headers_received(
+        self,
+        start_line: httputil.RequestStartLine | httputil.ResponseStartLine,
+        headers: httputil.HTTPHeaders,
+    ) -> Awaitable[None] | None:
+        assert isinstance(start_line, httputil.RequestStartLine)
+        self._started = time.perf_counter()
+        self._method, self._uri = start_line.method, start_line.path
+        self._in_flight.add(self._connection)
+        length = headers.get("Content-Length", "")
+        if length.isdecimal() and int(length) > self._application.max_buffer_size:
+            return self._refuse(int(length), wait_for_body="Expect" not in headers)
+        target = inference_target(start_line.method, start_line.path)
+        if target is None:
+            self._inner = self._application.cold_request(self._server_conn, self._connection)
+        else:
+            self._inner = InferenceDelegate(
+                self._application.dataplane, self._connection, *target, done=self._done
+            )
+        return self._inner.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        assert self._inner is not None
+        self._received += len(chunk)
+        # A chunked body says no size beforehand.
+        if self._received > self._application.max_buffer_size and not self._refused:
+            self._inner.on_connection_close()
+            return self._refuse(self._received, wait_for_body=True, counted=True)
+        return self._inner.data_received(chunk)
+
+    def finish(self) -> None:
+        assert self._inner is not None
+        self._inner.finish()
+
+    def on_connection_close(self) -> None:
+        self._in_flight.discard(self._connection)
+        if self._inner is not None:
+            self._inner.on_connection_close()
+
+    @property
+    def _refused(self) -> bool:
+        return isinstance(self._inner, RefusalDelegate)
+
+    def _refuse(self, size: int, *, wait_for_body: bool, counted: bool = False) -> Awaitable[None] | None:
+        refusal = RefusalDelegate(
+            self._connection, size, self._application.max_buffer_size, counted, self._done
+        )
+        self._inner = refusal
+        refusal.refuse(wait_for_body=wait_for_body)
+        return None
+
+    def _done(self, answer: Answer) -> None:
+        self._in_flight.discard(self._connection)
+        if self._application.logs_access:
+            elapsed = time.perf_counter() - self._started
+            logs.access(self._connection, self._method, self._uri, answer.status, elapsed)

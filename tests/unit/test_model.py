@@ -1,0 +1,261 @@
+"""Hooks: the order, the signatures, sync and async in any mixture."""
+
+import asyncio
+import functools
+import threading
+
+import pytest
+
+from modelserver import HookNotImplemented, InferenceError, InvalidInput, Model, ModelType
+from modelserver.execution import ModelThreads
+
+
+def call(model, body, **kwargs):
+    return asyncio.run(model(body, **kwargs))
+
+
+class Recorder(Model):
+    """Appends the name of each hook that ran."""
+
+    def preprocess(self, payload):
+        return [*payload, "preprocess"]
+
+    def validate(self, payload):
+        return [*payload, "validate"]
+
+    def predict(self, payload):
+        return [*payload, "predict"]
+
+    def explain(self, payload):
+        return [*payload, "explain"]
+
+    def postprocess(self, payload):
+        return [*payload, "postprocess"]
+
+
+class AsyncRecorder(Recorder):
+    async def preprocess(self, payload):
+        await asyncio.sleep(0)
+        return [*payload, "preprocess"]
+
+    async def validate(self, payload):
+        return [*payload, "validate"]
+
+    async def predict(self, payload):
+        return [*payload, "predict"]
+
+    async def explain(self, payload):
+        return [*payload, "explain"]
+
+    async def postprocess(self, payload):
+        return [*payload, "postprocess"]
+
+
+class MixedRecorder(Recorder):
+    async def validate(self, payload):
+        return [*payload, "validate"]
+
+    def postprocess(self, payload):
+        async def later():
+            return [*payload, "postprocess"]
+
+        return later()
+
+
+@pytest.mark.parametrize("model_class", [Recorder, AsyncRecorder, MixedRecorder])
+@pytest.mark.parametrize(
+    ("model_type", "verb"), [(ModelType.PREDICTOR, "predict"), (ModelType.EXPLAINER, "explain")]
+)
+def test_hooks_run_in_order(model_class, model_type, verb):
+    assert call(model_class("m"), [], model_type=model_type) == [
+        "preprocess",
+        "validate",
+        verb,
+        "postprocess",
+    ]
+
+
+def test_each_hook_gets_what_its_signature_names():
+    class Signatures(Model):
+        def preprocess(self, body):
+            return [("preprocess", body)]
+
+        async def predict(self, payload, headers):
+            return [*payload, ("predict", headers["x-one"])]
+
+        def postprocess(self, response, headers, response_headers):
+            response_headers["x-two"] = headers["x-one"].upper()
+            return response
+
+    response_headers = {}
+    answer = call(Signatures("m"), "body", headers={"x-one": "a"}, response_headers=response_headers)
+    assert answer == [("preprocess", "body"), ("predict", "a")]
+    assert response_headers == {"x-two": "A"}
+
+
+def test_headers_by_keyword_and_parameters_of_the_users_own():
+    class Own(Model):
+        def preprocess(self, payload, scale=10):
+            return payload * scale
+
+        def predict(self, payload, headers=None, response_headers=None):
+            return payload, headers, response_headers is not None
+
+        def postprocess(self, response, *, headers):
+            return (*response, headers["h"])
+
+    assert call(Own("m"), 2, headers={"h": "v"}) == (20, {"h": "v"}, True, "v")
+
+
+def test_variable_arguments_get_everything():
+    class Variable(Model):
+        def predict(self, *args):
+            return args
+
+    payload, headers, response_headers = call(Variable("m"), 1, headers={"a": "b"})
+    assert (payload, headers, response_headers) == (1, {"a": "b"}, {})
+
+
+def test_defaults_can_be_called_by_subclasses_of_any_style():
+    class Old(Model):
+        def preprocess(self, payload):
+            return super().preprocess(payload)
+
+        def predict(self, payload, headers):
+            return super().postprocess(payload, headers)
+
+    assert call(Old("m"), {"instances": []}) == {"instances": []}
+
+
+def test_signatures_are_read_once(monkeypatch):
+    import inspect
+
+    model = Recorder("m")
+    call(model, [])
+    read = []
+    monkeypatch.setattr(inspect, "signature", lambda hook: read.append(hook))
+    call(model, [])
+    assert read == []
+
+
+def test_a_decorated_coroutine_function_is_awaited():
+    def plain(function):
+        @functools.wraps(function)
+        def wrapper(*args):
+            return function(*args)
+
+        return wrapper
+
+    def bare(function):
+        return lambda *args: function(*args)
+
+    class Decorated(Model):
+        @plain
+        async def preprocess(self, payload):
+            return payload + 1
+
+        @bare
+        async def predict(self, payload, headers, response_headers):
+            await asyncio.sleep(0)
+            return payload + 1
+
+    assert call(Decorated("m"), 1) == 3
+
+
+def test_missing_hooks_answer_501_with_kserves_words():
+    with pytest.raises(HookNotImplemented, match=r"Could not find predictor_host\.") as caught:
+        call(Model("m"), {})
+    assert caught.value.status == 501
+    with pytest.raises(NotImplementedError, match=r"Could not find explainer_host\."):
+        call(Model("m"), {}, model_type=ModelType.EXPLAINER)
+
+
+@pytest.mark.parametrize("instances", [None, 1, "rows", {"a": 1}])
+def test_instances_must_be_a_list(instances):
+    with pytest.raises(InvalidInput, match='^Expected "instances" to be a list$'):
+        call(Recorder.__mro__[1]("m"), {"instances": instances})
+
+
+def test_default_load_makes_the_model_ready():
+    model = Model("m")
+    assert not model.ready
+    assert model.load() is True
+    assert model.ready
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_hook_cannot_end_the_server(error, is_async):
+    class Leaves(Model):
+        def predict(self, payload):
+            raise error
+
+    class LeavesAsync(Model):
+        async def predict(self, payload):
+            raise error
+
+    with pytest.raises(InferenceError, match=type(error).__name__):
+        call((LeavesAsync if is_async else Leaves)("m"), {})
+
+
+def run_on_threads(model, body, count=1):
+    async def main():
+        threads = ModelThreads("m", count)
+        model.attach_runner(threads)
+        try:
+            return await model(body)
+        finally:
+            threads.close()
+
+    return asyncio.run(main())
+
+
+def test_sync_hooks_leave_the_loop_in_one_hop_and_async_hooks_stay():
+    hops = []
+
+    class Where(Model):
+        def preprocess(self, payload):
+            return [threading.current_thread().name]
+
+        def predict(self, payload):
+            return [*payload, threading.current_thread().name]
+
+        async def postprocess(self, payload):
+            return [*payload, threading.current_thread().name]
+
+    class Counting(ModelThreads):
+        async def run(self, function, *args):
+            hops.append(function)
+            return await super().run(function, *args)
+
+    async def main():
+        model = Where("m")
+        threads = Counting("m")
+        model.attach_runner(threads)
+        try:
+            return await model({})
+        finally:
+            threads.close()
+
+    assert asyncio.run(main()) == ["model-m-0", "model-m-0", "MainThread"]
+    assert len(hops) == 1
+
+
+def test_stop_iteration_from_a_hook_is_an_error_not_a_silent_end():
+    class Stops(Model):
+        def predict(self, payload):
+            return next(iter(()))
+
+    with pytest.raises(InferenceError, match="StopIteration"):
+        run_on_threads(Stops("m"), {})
+
+
+def test_a_subclass_without_super_init_still_runs():
+    class Forgetful(Model):
+        def __init__(self):
+            self.name = "m"
+
+        def predict(self, payload):
+            return payload
+
+    assert call(Forgetful(), {"a": 1}) == {"a": 1}

@@ -1,0 +1,90 @@
+"""Settings: where a value comes from, and what is refused."""
+
+import argparse
+
+import pytest
+
+import modelserver
+from modelserver import Settings, StartError
+from modelserver.settings import argument_parser, available_cores, resolve
+
+
+def test_defaults_are_the_specifications():
+    settings = resolve({}, [], {})
+    assert settings == Settings()
+    assert (settings.http_port, settings.workers, settings.max_buffer_size) == (8080, 1, 10485760)
+
+
+def test_an_argument_beats_a_flag_beats_the_environment_beats_the_default():
+    environ = {"MODELSERVER_HTTP_PORT": "1", "PORT": "2"}
+    assert resolve({}, [], {"PORT": "2"}).http_port == 2
+    assert resolve({}, [], environ).http_port == 1
+    assert resolve({}, ["--http_port", "3"], environ).http_port == 3
+    assert resolve({"http_port": 4}, ["--http_port", "3"], environ).http_port == 4
+    assert resolve({"http_port": None}, ["--http_port=3"], environ).http_port == 3
+
+
+def test_flags_of_other_programs_are_left_alone():
+    settings = resolve({}, ["--workers", "2", "--model_name", "m", "file", "--work", "9"], {})
+    assert settings.workers == 2
+
+
+def test_a_kubernetes_service_address_is_not_taken_for_a_port():
+    assert resolve({}, [], {"MODELSERVER_HTTP_PORT": "tcp://10.0.0.1:80", "PORT": "81"}).http_port == 81
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"http_port": 70000}, "--http_port is 70000 and must be at most 65535."),
+        ({"workers": -1}, "--workers is -1 and must be at least 0."),
+        ({"max_buffer_size": 0}, "--max_buffer_size is 0 and must be at least 1."),
+    ],
+)
+def test_out_of_range_is_refused_by_name(given, text):
+    with pytest.raises(StartError, match=f"^{text}$"):
+        resolve(given, [], {})
+
+
+def test_a_bad_environment_variable_is_refused_by_name():
+    with pytest.raises(StartError, match="The environment variable PORT is 'http' and must be an integer"):
+        resolve({}, [], {"PORT": "http"})
+
+
+@pytest.mark.parametrize("word", ["true", "YES", "on", "1", "t", "y"])
+def test_booleans_are_read_as_kserve_does(word):
+    assert resolve({}, ["--access_log", word], {}).access_log is True
+    assert resolve({}, ["--access_log", "off"], {"MODELSERVER_ACCESS_LOG": word}).access_log is False
+
+
+def test_a_word_that_is_no_boolean_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        resolve({}, ["--access_log", "maybe"], {})
+    assert "--access_log" in capsys.readouterr().err
+
+
+def test_the_parent_parser_joins_a_users_own(monkeypatch):
+    monkeypatch.setenv("PORT", "9000")
+    for parent in (modelserver.parser, modelserver.model_server.parser):
+        parser = argparse.ArgumentParser(parents=[parent])
+        parser.add_argument("--model_name", default="m")
+        options = parser.parse_args(["--workers", "3"])
+        assert (options.workers, options.http_port, options.model_name) == (3, 9000, "m")
+
+
+def test_every_setting_has_help_and_a_flag():
+    shown = argument_parser({}).format_help()
+    for name in Settings.__dataclass_fields__:
+        assert f"--{name} " in shown
+
+
+def test_zero_workers_means_one_for_each_core(tmp_path):
+    assert Settings(workers=0).worker_count == available_cores() >= 1
+    assert Settings(workers=3).worker_count == 3
+
+
+@pytest.mark.parametrize(("text", "cores"), [("50000 100000", 1), ("max 100000", None), ("", None)])
+def test_a_containers_cpu_limit_counts(tmp_path, text, cores):
+    limit = tmp_path / "cpu.max"
+    limit.write_text(text)
+    assert available_cores(limit) == (cores or available_cores(tmp_path / "absent"))
