@@ -9,6 +9,7 @@ frameworks are only looked at where the program has imported them, never importe
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from modelserver.errors import StartError
 
@@ -96,10 +98,8 @@ def _run_child(run: Callable[[], int]) -> None:
         _log.exception("Worker %d failed", os.getpid())
     finally:
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with contextlib.suppress(OSError, ValueError):  # the reader of the pipe is gone
                 stream.flush()
-            except (OSError, ValueError):  # the reader of the pipe is gone
-                pass
         os._exit(code)
 
 
@@ -153,4 +153,13 @@ def unforkable_runtime() -> str | None:
 
 
 def _tensorflow_is_initialised() -> bool:
+    """Whether TensorFlow has started its own threads, which a fork would lose; importing it starts none."""
+    eager = sys.modules.get("tensorflow.python.eager.context")
+    if getattr(getattr(eager, "_context", None), "_initialized", False):
+        return True
+    # A v1 Session registers nowhere in Python, but its thread pools (tf_Compute ...) can be seen.
+    for comm in Path("/proc/self/task").glob("*/comm"):
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            if comm.read_text().startswith("tf_"):
+                return True
     return False

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from tornado import httpserver
+from tornado import httpserver, httputil, iostream
 
 from modelserver.errors import NoModelReady
 from modelserver.execution import ModelThreads
@@ -33,10 +33,10 @@ from modelserver.settings import Settings
 _log = logging.getLogger("modelserver.server")
 
 LINGER_S = 0.5
-"""How long a draining process goes on accepting: a request that was sent before the client could know is
-answered (with ``Connection: close``), not reset."""
+"""How long a draining process goes on accepting, and then how long it waits for idle connections to ask."""
 
 _POLL_S = 0.02
+_STOP_MODEL_S = 2.0
 _MAX_CURL_LINE = 2000
 
 
@@ -70,15 +70,16 @@ class Service:
         if self.settings.max_asyncio_workers:
             loop.set_default_executor(ThreadPoolExecutor(self.settings.max_asyncio_workers))
         threads = self._attach_threads()
-        http_server = httpserver.HTTPServer(
+        http_server = _HTTPServer(
             self.application,
             # The door bounds bodies itself, to answer 413 where tornado would close.
             max_body_size=2**62,
             idle_connection_timeout=self.settings.timeout_keep_alive,
         )
         http_server.add_sockets(self.sockets)
+        stop, stop_now = asyncio.Event(), asyncio.Event()
         try:
-            with _stop_signals(loop, orphaned) as (stop, stop_now):
+            with _stop_signals(loop, orphaned, stop, stop_now):
                 loading = asyncio.ensure_future(self._load(on_ready))
                 stopping = asyncio.ensure_future(stop.wait())
                 await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -91,8 +92,9 @@ class Service:
         finally:
             http_server.stop()
             await http_server.close_all_connections()
-            for model in self.repository.get_models().values():
-                await self._stop_model(model)
+            if not stop_now.is_set():
+                for model in self.repository.get_models().values():
+                    await self._stop_model(model)
             for model_threads in threads:
                 model_threads.close()
 
@@ -112,8 +114,8 @@ class Service:
         ready = [model for model in self.repository.get_models().values() if model.ready]
         if not ready:
             raise NoModelReady(self.repository.names())
-        # Models are garbage collector's ballast: with torch imported, a full collection takes 60 ms and
-        # decoding JSON triggers one every other request (measured in the design notes).
+        # What is loaded now lives as long as the process: with torch imported, a full collection takes
+        # 60 ms, and decoding nested JSON triggers one every other request (measured; freeze: none).
         gc.collect()
         gc.freeze()
         self.lifecycle.loaded = True
@@ -150,37 +152,76 @@ class Service:
             body = body.replace("'", "'\\''")
             _log.info("Try: curl localhost:%d/v1/models/%s:predict -d '%s'", port, model.name, body)
 
-    async def _drain(self, http_server: httpserver.HTTPServer, stop_now: asyncio.Event) -> None:
-        """Answer what is in flight, refuse nothing that was sent in time, close the rest."""
+    async def _drain(self, http_server: _HTTPServer, stop_now: asyncio.Event) -> None:
+        """Answer whatever was sent in time, then close the rest.
+
+        A client cannot know yet that the server is leaving: for a moment new connections are still taken,
+        for another one those that are open may still ask. Each answer closes its connection.
+        """
         self.lifecycle.draining = True
-        http_server.conn_params.no_keep_alive = True  # each answer from now on closes its connection
-        deadline = time.monotonic() + self.settings.grace_period
-        accept_until = min(time.monotonic() + LINGER_S, deadline)
         _log.info("Stopping: %d requests in flight", len(self.lifecycle.in_flight))
-        accepting = True
-        while not stop_now.is_set() and time.monotonic() < deadline:
-            if accepting and time.monotonic() >= accept_until:
-                http_server.stop()
-                accepting = False
-            if not accepting and not self.lifecycle.in_flight:
-                return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop_now.wait(), _POLL_S)
-        _log.warning("Stopped with %d requests unanswered", len(self.lifecycle.in_flight))
+        http_server.conn_params.no_keep_alive = True
+        deadline = time.monotonic() + self.settings.grace_period
+
+        async def wait(while_true: Callable[[], object], at_most_s: float) -> None:
+            until = min(time.monotonic() + at_most_s, deadline)
+            while while_true() and time.monotonic() < until and not stop_now.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop_now.wait(), _POLL_S)
+
+        await wait(lambda: True, LINGER_S)
+        http_server.accept_what_waits(self.sockets)
+        http_server.stop()
+        await wait(lambda: http_server.open_connections, LINGER_S)
+        await wait(lambda: self.lifecycle.in_flight, self.settings.grace_period)
+        if self.lifecycle.in_flight:
+            _log.warning("Stopped with %d requests unanswered", len(self.lifecycle.in_flight))
 
     async def _stop_model(self, model: Model) -> None:
+        """Call the model's ``stop``, which waits for its thread; one that hangs is left behind."""
         try:
-            await model.run_hook(model.stop)
+            await asyncio.wait_for(model.run_hook(model.stop), _STOP_MODEL_S)
+        except TimeoutError:
+            _log.warning("stop() of model %s did not end within %g s", model.name, _STOP_MODEL_S)
         except Exception:
             _log.exception("stop() of model %s failed", model.name)
 
 
+class _HTTPServer(httpserver.HTTPServer):
+    """tornado's server, which also says how many connections are open, and can empty its backlog."""
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        super().initialize(*args, **kwargs)
+        self.open_connections: set[object] = set()
+
+    def start_request(
+        self, server_conn: object, request_conn: httputil.HTTPConnection
+    ) -> httputil.HTTPMessageDelegate:
+        self.open_connections.add(server_conn)
+        return super().start_request(server_conn, request_conn)
+
+    def on_close(self, server_conn: object) -> None:
+        self.open_connections.discard(server_conn)
+        super().on_close(server_conn)
+
+    def accept_what_waits(self, sockets: Sequence[socket.socket]) -> None:
+        """Take every connection that the system has accepted: closing the socket would reset it."""
+        for sock in sockets:
+            with contextlib.suppress(OSError):  # no more of them
+                while True:
+                    connection, address = sock.accept()
+                    connection.setblocking(False)
+                    self.handle_stream(iostream.IOStream(connection), address)
+
+
 @contextlib.contextmanager
 def _stop_signals(
-    loop: asyncio.AbstractEventLoop, orphaned: socket.socket | None
-) -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
-    """Events that SIGTERM, SIGINT and the supervisor's end set: stop, and on the second call stop now."""
-    stop, stop_now = asyncio.Event(), asyncio.Event()
+    loop: asyncio.AbstractEventLoop,
+    orphaned: socket.socket | None,
+    stop: asyncio.Event,
+    stop_now: asyncio.Event,
+) -> Iterator[None]:
+    """Set ``stop`` on the first stop signal, ``stop_now`` on the second or when the supervisor is gone."""
 
     def on_signal() -> None:
         (stop_now if stop.is_set() else stop).set()
@@ -192,14 +233,18 @@ def _stop_signals(
         stop.set()
         stop_now.set()
 
-    on_main_thread = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGTERM, signal.SIGINT) if on_main_thread else ()
+    numbers: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)
+    if orphaned is not None:
+        numbers = (signal.SIGTERM,)  # a terminal's Ctrl-C is the supervisor's to act on
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if threading.current_thread() is not threading.main_thread():
+        numbers = ()
     for number in numbers:
         loop.add_signal_handler(number, on_signal)
     if orphaned is not None:
         loop.add_reader(orphaned, on_orphaned)
     try:
-        yield stop, stop_now
+        yield
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)

@@ -68,6 +68,10 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
 
     def finish(self) -> None:
         """The request is complete: answer it."""
+        # Not in the interface: tornado's connection tells of a client that leaves from now on only so.
+        set_close_callback = getattr(self._connection, "set_close_callback", None)
+        if set_close_callback is not None:
+            set_close_callback(self.on_connection_close)
         self._task = asyncio.get_running_loop().create_task(self._respond())
 
     def on_connection_close(self) -> None:

@@ -1,0 +1,21 @@
+"""Servers that several test files share."""
+
+from pathlib import Path
+
+import pytest
+from harness import serving
+
+PROGRAMS = Path(__file__).parent / "e2e" / "programs"
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory):
+    """The server of programs/zoo.py."""
+    with serving([PROGRAMS / "zoo.py"], tmp_path_factory.mktemp("zoo") / "log") as server:
+        yield server.wait_ready("echo", "bare")
+
+
+@pytest.fixture(scope="session")
+def programs():
+    """The folder of the test programs."""
+    return PROGRAMS
