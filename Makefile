@@ -45,13 +45,11 @@ $(IRIS_TF) $(IRIS_TORCH): | setup
 	@$(BIN)/python $(@D)/train.py
 
 # torch first and pinned: any later line that asks for torch is then satisfied by the CPU build.
-$(VENV)/.ready: pyproject.toml constraints.txt examples/requirements.txt
+$(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "[setup] making $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@echo "[setup] PyTorch"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	@echo "[setup] TensorFlow, modelserver and the tools (a minute or two)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,tensorflow,dev]'
-	@echo "[setup] what the examples use"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r examples/requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,tensorflow,examples,dev]'
 	@touch $@

@@ -152,17 +152,19 @@ def pack_parser() -> argparse.ArgumentParser:
     parser = _parser("pack", "Make a correct archive from model.py + weights, or from a SavedModel folder.")
     parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="a folder, or the files")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the archive")
+    parser.add_argument(
+        "--version", type=int, metavar="N", help="number of a SavedModel's folder in the archive (default: 1)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the archive if it exists")
     return parser
 
 
 def _pack(arguments: Sequence[str], predictors: Sequence[Predictor]) -> int:
     options = pack_parser().parse_args(arguments)
-    members = pack(options.sources, options.output, overwrite=options.overwrite)
+    members = pack(options.sources, options.output, version=options.version, overwrite=options.overwrite)
     for member in members:
         print(f"  {member}")
-    size = options.output.stat().st_size
-    print(f"{options.output}: {len(members)} files, {size} bytes")
+    print(f"{options.output}: {options.output.stat().st_size} bytes")
     print(f"Check it: python -m modelserver check {options.output}")
     return 0
 

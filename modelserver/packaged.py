@@ -52,10 +52,11 @@ class PackagedModel:
     def parse(cls, text: str, name: str | None = None) -> PackagedModel:
         """Read ``[NAME=]PATH``. Without a name it is the file's without its suffix.
 
-        >>> PackagedModel.parse("flowers=models/iris.tgz").name
-        'flowers'
-        >>> PackagedModel.parse("models/iris.tar.gz").name
-        'iris'
+        Raises:
+            ModelLoadError: nothing is there, or it is a URL.
+
+        >>> PackagedModel.parse("here=.").name
+        'here'
         """
         given, equals, location = text.partition("=")
         if not equals or "/" in given:
@@ -67,6 +68,8 @@ class PackagedModel:
                 f"{location}: only local paths can be served, not {scheme[1]}://. Download it first."
             )
         path = Path(location)
+        if not path.exists():
+            raise ModelLoadError(f"{path}: no such file or folder.")
         return cls(given or name or _SUFFIXES.sub("", path.resolve().name), path)
 
 
@@ -94,8 +97,6 @@ def build(
             framework that is not installed.
     """
     path = packaged.path
-    if not path.exists():
-        raise ModelLoadError(f"{path}: no such file or folder.")
     folder = path if path.is_dir() else _folder_of_file(path, predictors, limits, workspace)
     predictor = _find_predictor(folder, predictors)
     if predictor is None and (inner := _only_archive_in(folder)) is not None:
@@ -117,19 +118,18 @@ def build(
 def _folder_of_file(
     path: Path, predictors: Sequence[Predictor], limits: archives.UnpackLimits, workspace: Path
 ) -> Path:
-    # A model file by itself, such as TorchScript's, may be a zip too: so it is offered as a model first.
-    alone = workspace / "file"
+    if archives.is_archive(path):  # PyTorch's own zip files are not
+        archives.unpack(path, workspace / "unpacked", limits)
+        return archives.model_root(workspace / "unpacked")
+    alone = workspace / "file"  # a model file by itself, such as TorchScript's
     alone.mkdir()
     (alone / path.name).symlink_to(path.resolve())
     if _find_predictor(alone, predictors) is not None:
         return alone
-    if not archives.is_archive(path):
-        raise ModelLoadError(
-            f"{path.name}: not a folder, and neither a gzip, tar nor zip archive by its first bytes. "
-            f"Pack the model with: python -m modelserver pack MODEL_FOLDER -o model.tgz"
-        )
-    archives.unpack(path, workspace / "unpacked", limits)
-    return archives.model_root(workspace / "unpacked")
+    raise ModelLoadError(
+        f"{path.name}: not a folder, and neither a gzip, tar nor zip archive by its first bytes. "
+        f"Pack the model with: python -m modelserver pack MODEL_FOLDER -o model.tgz"
+    )
 
 
 def _find_predictor(folder: Path, predictors: Sequence[Predictor]) -> Predictor | None:

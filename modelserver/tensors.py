@@ -71,7 +71,7 @@ def array_from_json(value: Any, dtype: DTypeLike | None = None, *, name: str = '
 
 def _cast(array: np.ndarray, wanted: np.dtype[Any], name: str) -> np.ndarray:
     if array.dtype == wanted:
-        return np.ascontiguousarray(array)
+        return np.asarray(array, order="C")
     got, want = array.dtype.kind, wanted.kind
     if got == "b" or want == "b":
         expected = "booleans" if want == "b" else f"{wanted.name} numbers"
@@ -87,7 +87,7 @@ def _cast(array: np.ndarray, wanted: np.dtype[Any], name: str) -> np.ndarray:
                 f"{name} holds a number outside the range of {wanted.name} [{limits.min}, {limits.max}]"
             )
     with np.errstate(over="ignore"):  # too large for float32 is Infinity, as TensorFlow Serving has it
-        return np.ascontiguousarray(array, dtype=wanted)
+        return np.asarray(array, wanted, order="C")  # not ascontiguousarray: it adds a dimension to a scalar
 
 
 def _leaves(value: object, path: str) -> Iterator[tuple[str, object]]:

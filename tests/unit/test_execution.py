@@ -47,13 +47,9 @@ def test_failures_reach_the_caller_and_the_thread_goes_on(error):
 
     async def main():
         threads = ModelThreads("m")
-        task = threads.run(fail)
-        try:
-            await task
-        except BaseException as caught:
-            assert caught is error
-        else:
-            pytest.fail("nothing raised")
+        with pytest.raises(type(error)) as caught:
+            await threads.run(fail)
+        assert caught.value is error
         assert await threads.run(lambda: "next") == "next"
         threads.close()
 

@@ -11,20 +11,23 @@ import modelserver
 
 HEAVY = ("torch", "tensorflow", "grpc", "ray", "safetensors")
 
-PROBE = """
+PROBE = (
+    f"HEAVY = {HEAVY}"
+    + """
 import json, logging, signal, sys, threading
 sys.argv = ["program", "--http_port", "not a number", "--unknown"]
 handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)]
 __import__(sys.stdin.read().strip(), fromlist=["x"])
 print(json.dumps({
-    "heavy": [name for name in %r if name in sys.modules],
+    "heavy": [name for name in HEAVY if name in sys.modules],
     "logging": len(logging.getLogger().handlers) + len(logging.getLogger("modelserver").handlers),
     "threads": threading.active_count(),
     "signals": handlers == [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)],
     "numpy": "numpy" in sys.modules,
     "tornado": "tornado" in sys.modules,
 }))
-""" % (HEAVY,)
+"""
+)
 
 MODULES = sorted(
     module.name

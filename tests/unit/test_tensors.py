@@ -22,7 +22,7 @@ from modelserver import InvalidInput, array_from_json
 )
 def test_values_become_arrays(value, dtype, expected):
     array = array_from_json(value, dtype)
-    np.testing.assert_array_equal(array, expected)
+    np.testing.assert_array_equal(array, expected, strict=True)
     assert array.dtype == expected.dtype
     assert array.flags.c_contiguous
 
@@ -55,7 +55,7 @@ def test_what_is_refused_says_where_got_and_wanted(value, dtype, text):
 
 
 def test_the_input_is_named():
-    with pytest.raises(InvalidInput, match="^tokens is a string"):
+    with pytest.raises(InvalidInput, match=r"^tokens is a string"):
         array_from_json("x", name="tokens")
 
 

@@ -37,7 +37,7 @@ def test_left_as_bytes(content_type):
     "body", [b"", b"{", b"\xff\xfe", b'{"a": NaN}', b"\xef\xbb\xbf{}", b"[" * 100_000, b'{"a": 1} x', b"\0"]
 )
 def test_not_json_is_refused(body):
-    with pytest.raises(InvalidInput, match="^Unrecognized request format: "):
+    with pytest.raises(InvalidInput, match=r"^Unrecognized request format: "):
         decode_request(body, "")
 
 
@@ -46,8 +46,9 @@ def test_not_json_is_refused(body):
     [(b"[1]", "a list"), (b"1", "an integer"), (b"null", "null"), (b'"x"', "a string"), (b"true", "a bool")],
 )
 def test_no_object_at_the_top_is_refused(body, got):
-    with pytest.raises(InvalidInput, match=f'Expected a JSON object such as .*"instances".*, got {got}'):
+    with pytest.raises(InvalidInput) as caught:
         decode_request(body, "")
+    assert str(caught.value).startswith(f'Expected a JSON object such as {{"instances": [...]}}, got {got}')
 
 
 class HasToList:
