@@ -99,6 +99,9 @@ def build(
     path = packaged.path
     folder = path if path.is_dir() else _folder_of_file(path, predictors, limits, workspace)
     predictor = _find_predictor(folder, predictors)
+    if predictor is None:  # one redundant folder on top, as in an archive
+        folder = archives.model_root(folder)
+        predictor = _find_predictor(folder, predictors)
     if predictor is None and (inner := _only_archive_in(folder)) is not None:
         # What KServe's storage initializer leaves in /mnt/models may still be packed.
         archives.unpack(inner, workspace / "unpacked", limits)

@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 from tornado import httpserver, httputil, iostream
 
-from modelserver.errors import NoModelReady
+from modelserver.errors import ModelLoadError, NoModelReady
 from modelserver.execution import ModelThreads
 from modelserver.lifecycle import Lifecycle
 from modelserver.model import Model
@@ -125,7 +125,10 @@ class Service:
 
     async def _load_model(self, name: str, model: Model) -> None:
         started = time.perf_counter()
-        loaded = await model.run_hook(model.load)
+        try:
+            loaded = await model.run_hook(model.load)
+        except ModelLoadError as error:
+            raise ModelLoadError(f"model {name}: {error}") from error
         if loaded is True:
             model.ready = True
         if model.ready:

@@ -128,7 +128,7 @@ def _first_ragged(value: object, name: str) -> str | None:
         if got != expected:
             return (
                 f"{name}[{index}] has shape {got}, expected {expected} as in {name}[0]"
-                if expected
+                if expected and got
                 else f"{name}[{index}] is {json_name(item)}, expected {json_name(value[0])} as in {name}[0]"
             )
     for index, item in enumerate(value):

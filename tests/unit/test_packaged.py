@@ -93,6 +93,13 @@ def test_an_archive_is_unpacked_whatever_it_is_called(folder, tmp_path, top, nam
     assert built(archive, tmp_path).files == ["weights.frame"]
 
 
+def test_a_redundant_folder_on_top_is_looked_into(folder, tmp_path):
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    folder.rename(outer / "flowers")
+    assert built(outer, tmp_path).files == ["weights.frame"]
+
+
 def test_a_model_file_by_itself(folder, tmp_path):
     assert built(folder / "weights.frame", tmp_path).files == ["weights.frame"]
 

@@ -33,6 +33,7 @@ def test_values_become_arrays(value, dtype, expected):
         ([[1, 2], [3]], None, '"instances"[1] has shape [1], expected [2] as in "instances"[0]'),
         ([[[1], [2, 3]]], None, '"instances"[0][1] has shape [2], expected [1] as in "instances"[0][0]'),
         ([1, [2]], None, '"instances"[1] is a list, expected an integer as in "instances"[0]'),
+        ([[1], 2], None, '"instances"[1] is an integer, expected a list as in "instances"[0]'),
         ([[1, "2"]], None, "\"instances\"[0][1] is a string '2', expected a number"),
         ([["1", "2"]], np.float32, "\"instances\"[0][0] is a string '1', expected a number"),
         ([[1, None]], None, '"instances"[0][1] is null, expected a number'),

@@ -1,0 +1,258 @@
+"""``PyTorchModel``: a model folder behind a name, by joining the rooms of this package.
+
+``predict`` is the whole request path: instances -> tensors -> ``forward`` -> predictions. What can be known
+before a request comes (the class, the dtype of every input, the shapes) is worked out in ``load``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modelserver import InferenceError, InvalidInput, Model, ModelNotReady
+from pytorchserver import cpu_threads
+from pytorchserver.instances import Batch, Reader, Rule, declared_rules, rules_from
+from pytorchserver.loading import choose_device, load_network
+from pytorchserver.network import ANY, Network, TensorInfo
+from pytorchserver.outputs import predictions
+from pytorchserver.probing import Known, probe
+from pytorchserver.refusals import FORWARD_ERRORS, is_about_dtype, misfit, refusal
+
+_log = logging.getLogger("modelserver.model")
+
+_DATATYPES = {
+    torch.bool: "BOOL",
+    torch.uint8: "UINT8",
+    torch.int8: "INT8",
+    torch.int16: "INT16",
+    torch.int32: "INT32",
+    torch.int64: "INT64",
+    torch.float16: "FP16",
+    torch.bfloat16: "FP32",  # JSON and numpy know no bfloat16: it is read and answered as float32
+    torch.float32: "FP32",
+    torch.float64: "FP64",
+}
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    network: Network
+    reader: Reader
+    known: Known
+    threads: int
+
+    def forward(self, batch: Batch) -> Any:
+        cpu_threads.use(self.threads)
+        return self.forward_as_is(batch)
+
+    def forward_as_is(self, batch: Batch) -> Any:
+        """On however many threads are set."""
+        with torch.inference_mode():
+            return self.network.call(*batch.args, **batch.kwargs)
+
+
+class PyTorchModel(Model):
+    """Serves a folder with ``model.py`` and weights, or one TorchScript or ``torch.export`` program.
+
+    A request is ``{"instances": [row, ...]}`` with rows of numbers, or objects whose keys are the arguments
+    of ``forward``. The class in ``model.py`` may have an attribute ``input_dtype`` (a dtype or its name, or a
+    dict of these by argument) for a network whose dtypes cannot be found out: ``input_dtype = "uint8"``.
+
+    Args:
+        name: the name in the URL.
+        model_dir: the unpacked folder.
+        model_class_name: the class in ``model.py``. Default: found, see ``model_class.find_class``.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``. Default: CUDA if there is one.
+    """
+
+    platform = "pytorch"
+
+    def __init__(
+        self,
+        name: str,
+        model_dir: str | Path,
+        model_class_name: str | None = None,
+        device: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.model_dir = Path(model_dir)
+        self.model_class_name = model_class_name
+        self.device = device
+        self._loaded: _Loaded | None = None
+        self._example: dict[str, Any] | None = None
+
+    def load(self) -> bool:
+        """Load code and weights, and try them.
+
+        Raises:
+            ModelLoadError: says what was found, what was expected, and what to do.
+        """
+        self.stop()
+        device = choose_device(self.device)
+        network = load_network(self.model_dir, self.model_class_name, device)
+        try:
+            self._loaded = _prepare(network, device)
+        except BaseException:
+            network.close()
+            raise
+        self._example = self._working_example(self._loaded.known.example)
+        if self._example is not None:
+            self._loaded = _with_threads(self._loaded, self._example["instances"], device)
+        self.ready = True
+        _log.info("%s: %s on %s", self.name, network.description, device)
+        return True
+
+    def stop(self) -> None:
+        """Drop the network and forget the modules of ``model.py``."""
+        self.ready = False
+        loaded, self._loaded, self._example = self._loaded, None, None
+        if loaded is not None:
+            loaded.network.close()
+
+    def predict(self, payload: Any) -> dict[str, Any]:
+        """Answer ``{"instances": [...]}`` with ``{"predictions": ...}``, one per instance, in order.
+
+        Raises:
+            InvalidInput: the instances are not what the network takes.
+            InferenceError: the network did not give one prediction per row.
+        """
+        loaded = self._loaded
+        if loaded is None:
+            raise ModelNotReady(self.name)
+        instances = _instances(payload)
+        if len(instances) == 0:  # refused as TensorFlow Serving refuses it
+            raise InvalidInput('No values in "instances": expected one row at least')
+        batch = loaded.reader.read(instances)
+        _check(loaded, batch)
+        try:
+            output = loaded.forward(batch)
+        except FORWARD_ERRORS as error:
+            output = _try_again(loaded, batch, instances, error)
+        try:
+            return {"predictions": predictions(output, batch.rows)}
+        except InferenceError as error:
+            odd = misfit(batch.named(loaded.network.arguments), loaded.known.inputs)
+            if odd:
+                raise InvalidInput(odd) from error
+            raise
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """The arguments of ``forward``, where they are stated by the file or were found out."""
+        return _types(self._loaded.known.inputs if self._loaded else {})
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """The tensors that ``forward`` returns, where known."""
+        return _types(self._loaded.known.outputs if self._loaded else {})
+
+    def example_request(self) -> dict[str, Any] | None:
+        """A body with one row of zeros that the loaded model has answered, or ``None``."""
+        return self._example
+
+    def _working_example(self, inputs: Mapping[str, TensorInfo]) -> dict[str, Any] | None:
+        if not inputs:
+            return None
+        columns = {name: torch.zeros(info.shape, dtype=info.dtype).tolist() for name, info in inputs.items()}
+        rows: list[Any] = next(iter(columns.values()))
+        if len(columns) > 1:
+            rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        try:
+            self.predict({"instances": rows})
+        except (Exception, SystemExit):  # what does not work is no example
+            return None
+        return {"instances": rows}
+
+
+def _prepare(network: Network, device: torch.device) -> _Loaded:
+    """Find out what the network takes, and settle how requests are read."""
+    floating = _floating_dtype(network.module)
+    declared = declared_rules(getattr(type(network.module), "input_dtype", None), network.arguments)
+    dtypes = {name: rule.dtype for name, rule in declared.items()}
+    known = probe(network, floating, device, dtypes)
+    rules = {**rules_from(known.inputs), **declared}
+    guess = Rule(floating, certain=False, keep_integers=_has_embedding(network.module))
+    reader = Reader(network.arguments, rules, guess, device)
+    return _Loaded(network, reader, known, cpu_threads.ALL)
+
+
+def _with_threads(loaded: _Loaded, instances: Any, device: torch.device) -> _Loaded:
+    """Settle how many threads a forward uses, by trying it."""
+    if device.type != "cpu":
+        return loaded
+    batch = loaded.reader.read(instances)
+    return replace(loaded, threads=cpu_threads.settle(lambda: loaded.forward_as_is(batch)))
+
+
+def _instances(payload: Any) -> Any:
+    if not isinstance(payload, dict):
+        got = f"{len(payload)} bytes" if isinstance(payload, bytes) else type(payload).__name__
+        raise InvalidInput(f'Expected a JSON body {{"instances": [...]}}, got {got}')
+    if "instances" not in payload:
+        keys = ", ".join(f'"{str(key)[:40]}"' for key in list(payload)[:5])
+        raise InvalidInput(f'"instances" is missing; the body has {keys or "no keys"}')
+    instances = payload["instances"]
+    if not hasattr(instances, "__len__") or isinstance(instances, str | bytes | dict):
+        raise InvalidInput('Expected "instances" to be a list')
+    return instances
+
+
+def _check(loaded: _Loaded, batch: Batch) -> None:
+    """Refuse what the network would take for something else, or break on."""
+    known = loaded.known
+    if known.stated or (batch.args and batch.args[0].ndim < known.least_dims):
+        odd = misfit(batch.named(loaded.network.arguments), known.inputs)
+        if odd:
+            rows = next(iter(known.inputs.values())).shape[:1]
+            fixed = (
+                ""
+                if rows == (ANY,)
+                else (
+                    ". The program was exported for this number of rows only: export it with dynamic_shapes"
+                )
+            )
+            raise InvalidInput(odd + fixed)
+    if known.index_limit and batch.args and batch.args[0].numel():
+        # On CUDA an index out of range ends the process's use of the device, not just the request.
+        low, high = (int(value) for value in batch.args[0].aminmax())
+        if low < 0 or high >= known.index_limit:
+            wrong = low if low < 0 else high
+            raise InvalidInput(f'"instances" hold the index {wrong}, expected 0 to {known.index_limit - 1}')
+
+
+def _try_again(loaded: _Loaded, batch: Batch, instances: Any, error: Exception) -> Any:
+    """Read integers the other way, if that is what ``forward`` minds; else say whose error it is."""
+    if is_about_dtype(error):
+        for rules in loaded.reader.other_rules(batch):
+            with contextlib.suppress(*FORWARD_ERRORS, InvalidInput):
+                output = loaded.forward(loaded.reader.read(instances, rules))
+                loaded.reader.rules.update(rules)
+                return output
+    refused = refusal(error, batch.named(loaded.network.arguments), loaded.known.inputs)
+    if refused is None:
+        raise error
+    raise refused from error
+
+
+def _types(infos: Mapping[str, TensorInfo]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "datatype": _DATATYPES[info.dtype], "shape": list(info.shape)}
+        for name, info in infos.items()
+        if info.dtype in _DATATYPES
+    ]
+
+
+def _floating_dtype(module: torch.nn.Module | None) -> torch.dtype:
+    """The dtype of the network's parameters; float32 if it has none."""
+    tensors = [*module.parameters(), *module.buffers()] if module is not None else []
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
+
+
+def _has_embedding(module: torch.nn.Module | None) -> bool:
+    kinds = {"Embedding", "EmbeddingBag"}
+    layers = module.modules() if module is not None else ()
+    return any({type(layer).__name__, getattr(layer, "original_name", "")} & kinds for layer in layers)
