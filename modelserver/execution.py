@@ -1,6 +1,6 @@
-"""Runs a model's synchronous hooks off the event loop, on threads that belong to the model.
+"""Where a model's synchronous hooks run: on threads of its own, or in place when they have proven short.
 
-Rules of the room: a queue and its threads; knows no wire and no hook. ``serving`` attaches one
+Rules of the room: a queue, its threads and a clock; knows no wire and no hook. ``serving`` attaches one
 ``ModelThreads`` to each model, in the process that serves (after any fork).
 
 Not ``concurrent.futures``: its threads are joined at interpreter exit, so a hook that never returns would
@@ -12,9 +12,18 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, NamedTuple
+
+SHORT_S = 0.001
+"""A call that takes less than this may hold up the event loop: it costs less than the hop it saves."""
+
+_PROOF_CALLS = 16
+
+request_bytes: contextvars.ContextVar[int] = contextvars.ContextVar("request_bytes", default=0)
+"""Size of the request that is being answered; a door sets it. What a call costs grows with it."""
 
 
 class _Job(NamedTuple):
@@ -31,21 +40,37 @@ class ModelThreads:
     Args:
         name: the model's name, for the threads' names.
         count: threads; 1 keeps the model's code serial, as KServe users expect.
+        inline: let calls run in place, on the event loop, as long as they are short. Only for code whose
+            time depends on nothing but the size of the request: code that may sleep or wait for a network
+            would stop the loop, and health with it, the first time it does.
     """
 
-    def __init__(self, name: str, count: int = 1) -> None:
+    def __init__(self, name: str, count: int = 1, *, inline: bool = False) -> None:
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._count = count
+        self._inline = inline
+        self._pending = 0
+        self._short_calls = 0
+        self._largest_short = 0
         for number in range(count):
             threading.Thread(target=self._work, name=f"model-{name}-{number}", daemon=True).start()
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call ``function(*args)`` on one of the threads, in the caller's context variables.
+        """Call ``function(*args)``, in the caller's context variables.
 
         A call whose caller was cancelled while it waited is never made.
         """
+        size = request_bytes.get()
+        # Never beside a thread: with one thread the model's code stays serial.
+        if self._inline and not self._pending and self._is_short(size):
+            started = time.perf_counter()
+            try:
+                return function(*args)
+            finally:
+                self._learn(time.perf_counter() - started, size)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
+        self._pending += 1
         self._queue.put(_Job(loop, future, contextvars.copy_context(), function, args))
         return await future
 
@@ -54,26 +79,42 @@ class ModelThreads:
         for _ in range(self._count):
             self._queue.put(None)
 
+    def _is_short(self, size: int) -> bool:
+        """Whether a request of this size has been answered quickly often enough, and lately."""
+        return self._short_calls >= _PROOF_CALLS and size <= self._largest_short
+
+    def _learn(self, seconds: float, size: int) -> None:
+        """Count one call. A single slow one takes the calls off the loop until the proof is given again."""
+        if seconds >= SHORT_S:
+            self._short_calls = self._largest_short = 0
+        else:
+            self._short_calls += 1
+            self._largest_short = max(self._largest_short, size)
+
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
-            if job.future.cancelled():
-                continue
-            result, error = None, None
+            result, error, seconds = None, None, 0.0
+            if not job.future.cancelled():
+                started = time.perf_counter()
+                try:
+                    result = job.context.run(job.function, *job.args)
+                except BaseException as caught:  # the caller decides what it means; the thread goes on
+                    error = caught
+                seconds = time.perf_counter() - started
             try:
-                result = job.context.run(job.function, *job.args)
-            except BaseException as caught:  # the caller decides what it means; the thread goes on
-                error = caught
-            try:
-                job.loop.call_soon_threadsafe(_deliver, job.future, result, error)
+                job.loop.call_soon_threadsafe(self._deliver, job, result, error, seconds)
             except RuntimeError:  # the loop has ended: nobody waits for the result any more
                 return
             del job, result, error  # hold no request while waiting for the next
 
-
-def _deliver(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
+    def _deliver(self, job: _Job, result: Any, error: BaseException | None, seconds: float) -> None:
+        """Back on the loop."""
+        self._pending -= 1
+        if seconds:
+            self._learn(seconds, job.context[request_bytes] if request_bytes in job.context else 0)
+        if job.future.done():
+            return
+        if error is None:
+            job.future.set_result(result)
+        else:
+            job.future.set_exception(error)

@@ -72,6 +72,11 @@ class Model:
     platform: str = ""
     """What runs the model, in V2's words: ``pytorch_torchscript``, ``tensorflow_savedmodel``."""
 
+    never_waits: bool = False
+    """Set it to ``True`` for a model whose synchronous hooks only compute: no sleep, no file, no network, no
+    lock. Calls that have proven to take under a millisecond then run on the event loop, which saves the hop
+    to the model's thread; one slow call ends that. The built-in predictors do so."""
+
     def __init__(self, name: str, return_response_headers: bool = False) -> None:
         self.name = name
         self.ready = False

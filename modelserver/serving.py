@@ -102,7 +102,7 @@ class Service:
         """Give every model its threads, in this process: a fork copies no thread."""
         threads = []
         for name, model in self.repository.get_models().items():
-            model_threads = ModelThreads(name, self.settings.model_threads)
+            model_threads = ModelThreads(name, self.settings.model_threads, inline=model.never_waits)
             model.attach_runner(model_threads)
             threads.append(model_threads)
         return threads

@@ -14,6 +14,7 @@ from typing import Any
 from tornado import httputil, iostream
 
 from modelserver.dataplane import DataPlane
+from modelserver.execution import request_bytes
 from modelserver.model import ModelType
 from modelserver.protocols import v1_json
 from modelserver.rest.answers import Answer, checked_headers, error_answer
@@ -97,6 +98,7 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
             model = self._dataplane.model(self._model_name)
             body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
             self._chunks.clear()
+            request_bytes.set(len(body))
             payload = v1_json.decode_request(body, self._headers.get("Content-Type", ""))
             del body
             headers = {name.lower(): value for name, value in self._headers.items()}

@@ -72,6 +72,7 @@ class PyTorchModel(Model):
     """
 
     platform = "pytorch"
+    never_waits = True
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class TensorFlowModel(Model):
     """
 
     platform = "tensorflow_savedmodel"
+    never_waits = True
 
     def __init__(self, name: str, model_dir: Path | str, tags: Sequence[str] = ("serve",)) -> None:
         super().__init__(name)

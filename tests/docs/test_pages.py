@@ -2,8 +2,8 @@
 
 Each page gets a scratch folder with a copy of ``examples/``, where the two iris models are trained. A python
 block whose first line names a file is saved under that name, any other one runs to its end. In a console
-block a ``python`` command that serves is started, ``curl`` asks it, and ``check`` and ``pack`` run; the output is
-compared with what stands below. ``pages`` has the comparisons.
+block a ``python`` command that serves is started, ``curl`` asks it, ``check`` and ``pack`` run; the output
+is compared with what stands below. ``pages`` has the comparisons.
 """
 
 import re

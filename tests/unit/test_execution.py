@@ -1,12 +1,13 @@
-"""The model's threads: order, results, failures, abandoned calls."""
+"""The model's threads: order, results, failures, abandoned calls; and calls that run in place."""
 
 import asyncio
 import contextvars
 import threading
+import time
 
 import pytest
 
-from modelserver.execution import ModelThreads
+from modelserver.execution import SHORT_S, ModelThreads, request_bytes
 
 
 def test_calls_run_one_at_a_time_in_order_of_arrival():
@@ -105,3 +106,94 @@ def test_a_result_after_the_loop_has_ended_is_dropped():
     gate.set()
     thread.join(10)
     assert not thread.is_alive()
+
+
+# -- in place
+
+
+def where(threads, calls, size=10, work=lambda: None):
+    """The names of the threads that ran each of ``calls`` calls, one after the other."""
+
+    def call():
+        work()
+        return threading.current_thread().name
+
+    async def main():
+        request_bytes.set(size)
+        return [await threads.run(call) for _ in range(calls)]
+
+    return asyncio.run(main())
+
+
+@pytest.fixture
+def proven():
+    threads = ModelThreads("m", inline=True)
+    assert where(threads, 16) == ["model-m-0"] * 16
+    yield threads
+    threads.close()
+
+
+def busy():
+    until = time.perf_counter() + SHORT_S * 2
+    while time.perf_counter() < until:
+        pass
+
+
+def test_short_calls_move_onto_the_loop_when_they_have_proven_short(proven):
+    assert set(where(proven, 5)) == {"MainThread"}
+
+
+def test_code_that_may_wait_never_does():
+    threads = ModelThreads("m")
+    assert set(where(threads, 50)) == {"model-m-0"}
+    threads.close()
+
+
+def test_a_larger_request_than_any_before_proves_itself_on_the_thread(proven):
+    assert where(proven, 1, size=11) == ["model-m-0"]
+    assert where(proven, 1, size=11) == ["MainThread"]
+    assert where(proven, 1, size=9) == ["MainThread"]
+
+
+def test_one_slow_call_takes_the_calls_off_the_loop(proven):
+    assert where(proven, 1, work=busy) == ["MainThread"]
+    assert where(proven, 17) == ["model-m-0"] * 16 + ["MainThread"]
+
+
+def test_calls_that_are_not_short_stay_on_the_thread():
+    threads = ModelThreads("m", inline=True)
+    assert set(where(threads, 20, work=busy)) == {"model-m-0"}
+    threads.close()
+
+
+def test_a_short_call_does_not_overtake_one_on_the_thread(proven):
+    """With one thread the model's code stays serial, wherever it runs."""
+    started, gate, order = threading.Event(), threading.Event(), []
+
+    def slow():
+        started.set()
+        gate.wait(10)
+        order.append("slow")
+
+    async def main():
+        request_bytes.set(1000)  # too large to run in place
+        first = asyncio.ensure_future(proven.run(slow))
+        await asyncio.to_thread(started.wait, 10)
+        request_bytes.set(10)
+        second = asyncio.ensure_future(proven.run(order.append, "short"))
+        await asyncio.sleep(0)
+        assert order == []
+        gate.set()
+        await asyncio.gather(first, second)
+
+    asyncio.run(main())
+    assert order == ["slow", "short"]
+
+
+def test_failures_in_place_are_the_callers(proven):
+    async def main():
+        request_bytes.set(10)
+        with pytest.raises(ZeroDivisionError):
+            await proven.run(lambda: 1 / 0)
+
+    asyncio.run(main())

@@ -5,7 +5,10 @@ import time
 
 import pytest
 import torch
+
 from pytorchserver import cpu_threads
+
+from .conftest import MLP
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +52,9 @@ def test_the_number_holds_for_the_current_thread_only():
     assert torch.get_num_threads() == 1
 
 
-def test_a_served_network_applies_its_number(served):
-    model = served("return torch.softmax(self.net(x), 1)", "self.net = nn.Linear(4, 3)")
+def test_a_served_network_applies_its_number(folder):
+    folder.write("model.py", MLP).with_weights()
+    model = folder.load()
     assert model._loaded.threads == 1
     cpu_threads.use(2)
     model.predict({"instances": [[1.0, 2.0, 3.0, 4.0]]})
