@@ -43,12 +43,21 @@ class ModelThreads:
         inline: let calls run in place, on the event loop, as long as they are short. Only for code whose
             time depends on nothing but the size of the request: code that may sleep or wait for a network
             would stop the loop, and health with it, the first time it does.
+        clock: seconds, from any start.
     """
 
-    def __init__(self, name: str, count: int = 1, *, inline: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        count: int = 1,
+        *,
+        inline: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._count = count
         self._inline = inline
+        self._clock = clock
         self._pending = 0
         self._short_calls = 0
         self._largest_short = 0
@@ -63,11 +72,11 @@ class ModelThreads:
         size = request_bytes.get()
         # Never beside a thread: with one thread the model's code stays serial.
         if self._inline and not self._pending and self._is_short(size):
-            started = time.perf_counter()
+            started = self._clock()
             try:
                 return function(*args)
             finally:
-                self._learn(time.perf_counter() - started, size)
+                self._learn(self._clock() - started, size)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._pending += 1
@@ -93,25 +102,25 @@ class ModelThreads:
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
-            result, error, seconds = None, None, 0.0
+            result, error, seconds = None, None, None
             if not job.future.cancelled():
-                started = time.perf_counter()
+                started = self._clock()
                 try:
                     result = job.context.run(job.function, *job.args)
                 except BaseException as caught:  # the caller decides what it means; the thread goes on
                     error = caught
-                seconds = time.perf_counter() - started
+                seconds = self._clock() - started
             try:
                 job.loop.call_soon_threadsafe(self._deliver, job, result, error, seconds)
             except RuntimeError:  # the loop has ended: nobody waits for the result any more
                 return
             del job, result, error  # hold no request while waiting for the next
 
-    def _deliver(self, job: _Job, result: Any, error: BaseException | None, seconds: float) -> None:
-        """Back on the loop."""
+    def _deliver(self, job: _Job, result: Any, error: BaseException | None, seconds: float | None) -> None:
+        """Back on the loop; ``seconds`` is ``None`` for a call that was not made."""
         self._pending -= 1
-        if seconds:
-            self._learn(seconds, job.context[request_bytes] if request_bytes in job.context else 0)
+        if seconds is not None:
+            self._learn(seconds, job.context.get(request_bytes, 0))
         if job.future.done():
             return
         if error is None:
