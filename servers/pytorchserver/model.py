@@ -205,7 +205,11 @@ def _instances(payload: Any) -> Any:
 def _check(loaded: _Loaded, batch: Batch) -> None:
     """Refuse what the network would take for something else, or break on."""
     known = loaded.known
-    if known.stated or (batch.args and batch.args[0].ndim < known.least_dims):
+    if (
+        known.stated
+        or (batch.args and batch.args[0].ndim < known.least_dims)
+        or _would_broadcast(batch, known)
+    ):
         odd = misfit(batch.named(loaded.network.arguments), known.inputs)
         if odd:
             rows = next(iter(known.inputs.values())).shape[:1]
@@ -223,6 +227,17 @@ def _check(loaded: _Loaded, batch: Batch) -> None:
         if low < 0 or high >= known.index_limit:
             wrong = low if low < 0 else high
             raise InvalidInput(f'"instances" hold the index {wrong}, expected 0 to {known.index_limit - 1}')
+
+
+def _would_broadcast(batch: Batch, known: Known) -> bool:
+    """Whether a size of 1 stands where the network takes more: torch would repeat the value and answer."""
+    if not batch.args or not known.inputs:
+        return False
+    info = next(iter(known.inputs.values()))
+    shape = batch.args[0].shape
+    return len(shape) == len(info.shape) and any(
+        got == 1 < want for got, want in zip(shape[1:], info.shape[1:], strict=True)
+    )
 
 
 def _try_again(loaded: _Loaded, batch: Batch, instances: Any, error: Exception) -> Any:

@@ -79,6 +79,14 @@ def test_other_keys_beside_instances_are_ignored(iris):
     assert answer["predictions"].shape == (2, 3)
 
 
+def test_a_value_that_would_be_broadcast_over_a_row_is_refused(served):
+    model = served(
+        "return self.net((x - self.mean) / 2)", "self.net = nn.Linear(4, 3); self.mean = torch.ones(4)"
+    )
+    assert len(ask(model, [[1.0, 2.0, 3.0, 4.0]])) == 1
+    assert refusal(model, [[1.0]]) == '"instances" have shape [1, 1], expected [rows, 4]'
+
+
 def test_no_rows_are_refused_without_a_call(served):
     model = served("raise ValueError('called')")
     assert refusal(model, []) == 'No values in "instances": expected one row at least'
