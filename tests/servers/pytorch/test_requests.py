@@ -463,7 +463,7 @@ def test_a_user_check_of_a_wrong_width_is_a_400(served):
         "torch._assert(x.shape[1] == 4, 'four please')\n        return self.out(x)",
         "self.out = nn.Linear(4, 3)",
     )
-    assert "expected [rows, 4] (four please)" in refusal(model, [[1.0]])
+    assert "expected [rows, 4] (four please)" in refusal(model, [[1.0, 2.0]])
 
 
 def test_a_request_before_load_and_after_stop_is_a_503(mlp):
