@@ -51,5 +51,5 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "[setup] PyTorch"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	@echo "[setup] TensorFlow, modelserver and the tools (a minute or two)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,tensorflow,examples,dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,tensorflow,fast,examples,dev]'
 	@touch $@

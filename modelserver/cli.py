@@ -203,11 +203,16 @@ def _workspace() -> Iterator[Path]:
 
     before = signal.signal(signal.SIGTERM, on_terminate)
     try:
-        with tempfile.TemporaryDirectory(prefix="modelserver-") as folder:
+        with _temporary_folder() as folder:
             yield Path(folder)
-    except OSError as error:
-        raise StartError(
-            f"Cannot use the temporary folder for unpacking: {error.strerror}. Set TMPDIR to another."
-        ) from error
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="modelserver-")
+    except OSError as error:
+        raise StartError(
+            f"Cannot make a temporary folder for unpacking: {error.strerror}. Set TMPDIR to another."
+        ) from error

@@ -27,7 +27,8 @@ from modelserver.errors import StartError
 _log = logging.getLogger("modelserver.server")
 
 HANDOVER = "MODELSERVER_WORKER_HANDOVER"
-"""Environment variable that tells a script run again that it is a worker: ``ppid:number:channel:sockets``."""
+"""Environment variable that tells a script run again that it is a worker:
+``ppid:number:others_serve:channel:sockets``."""
 
 EXIT_CRASHED = 70
 
@@ -42,6 +43,9 @@ class Handover:
 
     sockets: Sequence[socket.socket]
     """The listening sockets, shared by all workers."""
+
+    others_serve: bool = False
+    """Other workers answer meanwhile: accept nothing before the models are loaded."""
 
 
 def fork_from_fresh_thread(run: Callable[[], int]) -> int:
@@ -119,7 +123,7 @@ def rerun_script(handover: Handover, environ: Mapping[str, str] | None = None) -
             "is no script to run again. Save the program to a file, or use workers=1."
         )
     descriptors = [handover.channel.fileno(), *(sock.fileno() for sock in handover.sockets)]
-    told = ":".join(map(str, (os.getpid(), handover.number, *descriptors)))
+    told = ":".join(map(str, (os.getpid(), handover.number, int(handover.others_serve), *descriptors)))
     process = subprocess.Popen(  # noqa: S603 - the very command that started this process
         [sys.executable, *sys.orig_argv[1:]],
         env={**(os.environ if environ is None else environ), HANDOVER: told},
@@ -134,11 +138,14 @@ def take_handover() -> Handover | None:
     told = os.environ.pop(HANDOVER, None)
     if told is None:
         return None
-    parent, number, channel, *sockets = map(int, told.split(":"))
+    parent, number, others_serve, channel, *sockets = map(int, told.split(":"))
     if parent != os.getppid():  # inherited by some other program that a worker started
         return None
     return Handover(
-        number, socket.socket(fileno=channel), [socket.socket(fileno=fileno) for fileno in sockets]
+        number,
+        socket.socket(fileno=channel),
+        [socket.socket(fileno=fileno) for fileno in sockets],
+        bool(others_serve),
     )
 
 

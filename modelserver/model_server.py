@@ -151,8 +151,7 @@ class ModelServer:
         sockets = self.bind()
         count = self.settings.worker_count
         if count == 1:
-            self._service(sockets, announce=True).run(on_ready=lambda: None)
-            return 0
+            return self._service(sockets, announce=True).run(on_ready=lambda: None)
         supervisor = workers.Supervisor(
             count,
             self._launcher(sockets),
@@ -174,8 +173,10 @@ class ModelServer:
                 runtime,
             )
 
-        def launch(number: int, channel: socket.socket, close: list[socket.socket]) -> int:
-            handover = launching.Handover(number, channel, sockets)
+        def launch(
+            number: int, channel: socket.socket, close: list[socket.socket], others_serve: bool
+        ) -> int:
+            handover = launching.Handover(number, channel, sockets, others_serve)
             if runtime is not None:
                 return launching.rerun_script(handover)
 
@@ -190,9 +191,11 @@ class ModelServer:
 
     def _serve_as_worker(self, handover: launching.Handover) -> int:
         """Serve beside other workers. A model that cannot be loaded gives an exit code of its own."""
-        service = self._service(handover.sockets, announce=handover.number == 0)
+        service = self._service(
+            handover.sockets, announce=handover.number == 0, load_first=handover.others_serve
+        )
         try:
-            service.run(partial(handover.channel.sendall, workers.READY), handover.channel)
+            return service.run(partial(handover.channel.sendall, workers.READY), handover.channel)
         except ModelLoadError as error:
             _log.error("%s", error)
             return workers.EXIT_LOAD_FAILED
@@ -201,9 +204,10 @@ class ModelServer:
                 raise
             _log.exception("Loading failed")
             return workers.EXIT_LOAD_FAILED
-        return 0
 
-    def _service(self, sockets: Sequence[socket.socket], *, announce: bool) -> Service:
+    def _service(
+        self, sockets: Sequence[socket.socket], *, announce: bool, load_first: bool = False
+    ) -> Service:
         return Service(
             self.settings,
             self.registered_models,
@@ -211,6 +215,7 @@ class ModelServer:
             self.create_application(),
             sockets,
             announce,
+            load_first,
         )
 
 

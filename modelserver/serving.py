@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from tornado import httpserver, httputil, iostream
 
 from modelserver.errors import ModelLoadError, NoModelReady
 from modelserver.execution import ModelThreads
+from modelserver.http.limits import Limits
+from modelserver.http.server import HTTPServer
 from modelserver.lifecycle import Lifecycle
 from modelserver.model import Model
 from modelserver.repository.model_repository import ModelRepository
@@ -51,32 +52,34 @@ class Service:
     sockets: Sequence[socket.socket]
     announce: bool = True
     """Log the models and their curl lines; one worker of several does."""
+    load_first: bool = False
+    """Accept nothing before the models are loaded: other workers answer meanwhile."""
 
-    def run(self, on_ready: Callable[[], None], orphaned: socket.socket | None = None) -> None:
+    def run(self, on_ready: Callable[[], None], orphaned: socket.socket | None = None) -> int:
         """Serve until told to stop, in a new event loop.
 
         Args:
             on_ready: called when every model is loaded.
             orphaned: becomes readable when the supervisor is gone; the process then stops as on SIGTERM.
 
+        Returns:
+            The exit status: 0 if everything that was taken was answered, 1 if not.
+
         Raises:
             Exception: what a model's ``load`` raised.
             NoModelReady: nothing to serve after loading.
         """
-        asyncio.run(self._serve(on_ready, orphaned))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(self._serve(on_ready, orphaned))
 
-    async def _serve(self, on_ready: Callable[[], None], orphaned: socket.socket | None) -> None:
+    async def _serve(self, on_ready: Callable[[], None], orphaned: socket.socket | None) -> int:
         loop = asyncio.get_running_loop()
         if self.settings.max_asyncio_workers:
             loop.set_default_executor(ThreadPoolExecutor(self.settings.max_asyncio_workers))
         threads = self._attach_threads()
-        http_server = _HTTPServer(
-            self.application,
-            # The door bounds bodies itself, to answer 413 where tornado would close.
-            max_body_size=2**62,
-            idle_connection_timeout=self.settings.timeout_keep_alive,
-        )
-        http_server.add_sockets(self.sockets)
+        http_server = HTTPServer(self.application, Limits(keep_alive_s=self.settings.timeout_keep_alive))
+        if not self.load_first:
+            await http_server.start(self.sockets)
         stop, stop_now = asyncio.Event(), asyncio.Event()
         try:
             with _stop_signals(loop, orphaned, stop, stop_now):
@@ -85,16 +88,19 @@ class Service:
                 await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
                 if loading.done():
                     loading.result()
+                    if self.load_first:
+                        await http_server.start(self.sockets)
                     await stopping
                 else:
                     loading.cancel()
-                await self._drain(http_server, stop_now)
+                return await self._drain(http_server, stop_now)
         finally:
-            http_server.stop()
-            await http_server.close_all_connections()
+            await http_server.stop_accepting()
+            http_server.close()
             if not stop_now.is_set():
                 for model in self.repository.get_models().values():
-                    await self._stop_model(model)
+                    if model.ready:  # not while its thread may still be loading it
+                        await self._stop_model(model)
             for model_threads in threads:
                 model_threads.close()
 
@@ -155,7 +161,7 @@ class Service:
             body = body.replace("'", "'\\''")
             _log.info("Try: curl localhost:%d/v1/models/%s:predict -d '%s'", port, model.name, body)
 
-    async def _drain(self, http_server: _HTTPServer, stop_now: asyncio.Event) -> None:
+    async def _drain(self, http_server: HTTPServer, stop_now: asyncio.Event) -> int:
         """Answer whatever was sent in time, then close the rest.
 
         A client cannot know yet that the server is leaving: for a moment new connections are still taken,
@@ -163,7 +169,7 @@ class Service:
         """
         self.lifecycle.draining = True
         _log.info("Stopping: %d requests in flight", len(self.lifecycle.in_flight))
-        http_server.conn_params.no_keep_alive = True
+        http_server.is_draining = True
         deadline = time.monotonic() + self.settings.grace_period
 
         async def wait(while_true: Callable[[], object], at_most_s: float) -> None:
@@ -173,12 +179,13 @@ class Service:
                     await asyncio.wait_for(stop_now.wait(), _POLL_S)
 
         await wait(lambda: True, LINGER_S)
-        http_server.accept_what_waits(self.sockets)
-        http_server.stop()
-        await wait(lambda: http_server.open_connections, LINGER_S)
+        await http_server.stop_accepting()
+        await wait(lambda: http_server.connections, LINGER_S)
         await wait(lambda: self.lifecycle.in_flight, self.settings.grace_period)
-        if self.lifecycle.in_flight:
-            _log.warning("Stopped with %d requests unanswered", len(self.lifecycle.in_flight))
+        if not self.lifecycle.in_flight:
+            return 0
+        _log.warning("Stopped with %d requests unanswered", len(self.lifecycle.in_flight))
+        return 1
 
     async def _stop_model(self, model: Model) -> None:
         """Call the model's ``stop``, which waits for its thread; one that hangs is left behind."""
@@ -190,31 +197,13 @@ class Service:
             _log.exception("stop() of model %s failed", model.name)
 
 
-class _HTTPServer(httpserver.HTTPServer):
-    """tornado's server, which also says how many connections are open, and can empty its backlog."""
-
-    def initialize(self, *args: Any, **kwargs: Any) -> None:
-        super().initialize(*args, **kwargs)
-        self.open_connections: set[object] = set()
-
-    def start_request(
-        self, server_conn: object, request_conn: httputil.HTTPConnection
-    ) -> httputil.HTTPMessageDelegate:
-        self.open_connections.add(server_conn)
-        return super().start_request(server_conn, request_conn)
-
-    def on_close(self, server_conn: object) -> None:
-        self.open_connections.discard(server_conn)
-        super().on_close(server_conn)
-
-    def accept_what_waits(self, sockets: Sequence[socket.socket]) -> None:
-        """Take every connection that the system has accepted: closing the socket would reset it."""
-        for sock in sockets:
-            with contextlib.suppress(OSError):  # no more of them
-                while True:
-                    connection, address = sock.accept()
-                    connection.setblocking(False)
-                    self.handle_stream(iostream.IOStream(connection), address)
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's loop where it is installed (extra ``fast``), asyncio's own otherwise."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 @contextlib.contextmanager

@@ -27,11 +27,11 @@ EXIT_LOAD_FAILED = 3
 _BACKOFF_FIRST_S, _BACKOFF_MOST_S = 0.1, 30.0
 _STEADY_S = 10.0  # a worker that was ready for this long starts again with the first back-off
 _START_ATTEMPTS = 5  # deaths in a row, without one worker ever ready, before the supervisor gives up
-_EXTRA_GRACE_S = 2.0  # a worker's own grace period ends first
+_EXTRA_GRACE_S = 5.0  # a worker's own grace period ends first
 
-Launch = Callable[[int, socket.socket, list[socket.socket]], int]
-"""``launch(number, channel, close)``: start worker ``number``, which must close the sockets in ``close`` (the
-supervisor's ends) and talk on ``channel``; returns its process id."""
+Launch = Callable[[int, socket.socket, list[socket.socket], bool], int]
+"""``launch(number, channel, close, others_serve)``: start worker ``number``, which must close the sockets in
+``close`` (the supervisor's ends) and talk on ``channel``; returns its process id."""
 
 
 @dataclass
@@ -93,7 +93,8 @@ class Supervisor:
                 others = [w.channel for w in self._workers if w.channel is not None]
                 worker.channel, worker.ready_at = ours, None
                 try:
-                    worker.pid = self._launch(worker.number, theirs, [ours, *others])
+                    others_serve = any(w.ready_at is not None for w in self._workers if w.pid is not None)
+                    worker.pid = self._launch(worker.number, theirs, [ours, *others], others_serve)
                 except OSError as error:  # no process to be had just now
                     self._schedule(worker, f"could not be started: {error.strerror}")
                 finally:

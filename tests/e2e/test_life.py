@@ -266,6 +266,8 @@ def test_what_is_in_flight_is_finished_then_exit_0(server, workers, number, tmp_
         concurrent.futures.ThreadPoolExecutor(4) as pool,
     ):
         running.wait_ready("model")
+        if workers == "2":
+            wait_until(lambda: running.text().count("is ready") == 2, what="both workers ready")
         calls = [pool.submit(running.predict, {"instances": ["sleep", 1]}) for _ in range(3)]
         wait_in_flight(running, 3)
         assert running.stop(number) == 0

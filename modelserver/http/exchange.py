@@ -1,0 +1,206 @@
+"""One request and its answer: tornado's ``HTTPConnection``, over a connection of ours.
+
+Rules of the room: the answer's framing and the order of events; no parsing and no socket. An exchange that is
+not at the front of its connection's line collects its events and plays them when its turn comes, so pipelined
+requests are answered in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from tornado import httputil, iostream
+
+if TYPE_CHECKING:
+    from modelserver.http.connection import Connection
+
+_NO_BODY = frozenset((204, 304))
+
+
+class Exchange(httputil.HTTPConnection):
+    """A request that is being read, answered, or both.
+
+    Attributes:
+        context: who asks: ``remote_ip``, ``protocol``, as tornado's requests want it.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        start_line: httputil.RequestStartLine,
+        headers: httputil.HTTPHeaders,
+        keep_alive: bool,
+    ) -> None:
+        self.context = connection.context
+        self.start_line = start_line
+        self.headers = headers
+        self.keep_alive = keep_alive
+        self.is_read = False
+        self.is_answered = False
+        self.has_begun = False
+        self._connection = connection
+        self._delegate: httputil.HTTPMessageDelegate | None = None
+        self._events: deque[bytes | None] = deque()
+        self._is_waiting = False
+        self._chunked = False
+        self._remaining: int | None = None
+        self._close_callback: Callable[[], None] | None = None
+
+    # -- the request, from the connection
+
+    def open(self) -> None:
+        """Its turn has come: hand the head to the application, then whatever has been read since."""
+        self._delegate = self._connection.application.start_request(self._connection, self)
+        self._wait_for(self._delegate.headers_received(self.start_line, self.headers))
+        if self.headers.get("Expect", "").lower() == "100-continue" and not (self.has_begun or self.is_read):
+            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._play()
+
+    def body_received(self, chunk: bytes) -> None:
+        """A piece of the body."""
+        self._event(chunk)
+
+    def body_ended(self) -> None:
+        """The request is complete."""
+        self.is_read = True
+        self._event(None)
+
+    def connection_lost(self) -> None:
+        """The client is gone: tell the application, once."""
+        delegate, self._delegate = self._delegate, None
+        callback, self._close_callback = self._close_callback, None
+        self._events.clear()
+        if callback is not None:
+            callback()
+        if delegate is not None and not self.is_answered:
+            delegate.on_connection_close()
+
+    def _event(self, event: bytes | None) -> None:
+        self._events.append(event)
+        if self._delegate is not None and not self._is_waiting:
+            self._play()
+
+    def _play(self) -> None:
+        """Give the application what has been read, while it takes it and has not answered."""
+        while self._events and not self._is_waiting and self._delegate is not None:
+            event = self._events.popleft()
+            if event is None:
+                if not self.is_answered:
+                    self._delegate.finish()
+            elif not self.is_answered:
+                self._wait_for(self._delegate.data_received(event))
+
+    def _wait_for(self, taken: Awaitable[None] | None) -> None:
+        """Hold everything that follows until the application has taken what it was given."""
+        if taken is None:
+            return
+        self._is_waiting = True
+        self._connection.hold_reading()
+
+        async def wait() -> None:
+            try:
+                await taken
+            except Exception:
+                self._connection.abort()
+                raise
+            self._is_waiting = False
+            self._connection.release_reading()
+            self._play()
+
+        self._connection.spawn(wait())
+
+    # -- the answer, from the application
+
+    def set_close_callback(self, callback: Callable[[], None] | None) -> None:
+        """Call ``callback`` when the client leaves before it is answered (tornado's handlers use it)."""
+        self._close_callback = callback
+
+    def write_headers(
+        self,
+        start_line: httputil.RequestStartLine | httputil.ResponseStartLine,
+        headers: httputil.HTTPHeaders,
+        chunk: bytes | None = None,
+    ) -> asyncio.Future[None]:
+        """Write the head and the first piece of the body.
+
+        Raises:
+            ValueError: a line break in a header.
+            tornado.iostream.StreamClosedError: the client is gone.
+        """
+        assert isinstance(start_line, httputil.ResponseStartLine)
+        if self._connection.is_closed:
+            raise iostream.StreamClosedError
+        self.has_begun = True
+        method = self.start_line.method
+        bodyless = method == "HEAD" or start_line.code in _NO_BODY
+        length = headers.get("Content-Length")
+        http_1_1 = self.start_line.version == "HTTP/1.1"
+        self._chunked = length is None and http_1_1 and not bodyless
+        self._remaining = 0 if bodyless else int(length) if length is not None else None
+        if headers.get("Connection", "").lower() == "close" or self._connection.is_draining:
+            self.keep_alive = False
+        if length is None and not http_1_1 and not bodyless:
+            self.keep_alive = False  # the end of the connection is the end of the body
+        lines = [f"HTTP/1.1 {start_line.code} {start_line.reason}"]
+        lines += [f"{name}: {value}" for name, value in headers.get_all() if name != "Connection"]
+        if self._chunked:
+            lines.append("Transfer-Encoding: chunked")
+        if not self.keep_alive:
+            lines.append("Connection: close")
+        elif not http_1_1:
+            lines.append("Connection: keep-alive")
+        head = "\r\n".join(lines)
+        if head.count("\r") + head.count("\n") != 2 * (len(lines) - 1):
+            raise ValueError("a header of the answer holds a line break")
+        data = head.encode("latin-1") + b"\r\n\r\n"
+        if chunk:
+            data += self._framed(chunk)
+        return self._connection.write(data)
+
+    def write(self, chunk: bytes) -> asyncio.Future[None]:
+        """Write a piece of the body; the future is done when the client has taken enough for more."""
+        if self._connection.is_closed:
+            raise iostream.StreamClosedError
+        return self._connection.write(self._framed(chunk))
+
+    def finish(self) -> None:
+        """The answer is complete."""
+        if self.is_answered:
+            return
+        if self._remaining:
+            self._connection.abort()  # the client waits for bytes that will not come
+            raise httputil.HTTPOutputError(f"Tried to write {self._remaining} bytes less than Content-Length")
+        if self._chunked and not self._connection.is_closed:
+            self._connection.write(b"0\r\n\r\n")
+        self.is_answered = True
+        self._close_callback = None
+        self._connection.answered(self)
+
+    def close(self) -> None:
+        """Drop the connection after what is written is sent."""
+        self._connection.close()
+
+    def _framed(self, chunk: bytes) -> bytes:
+        if self._remaining is not None:
+            self._remaining -= len(chunk)
+            if self._remaining < 0:
+                if self.start_line.method == "HEAD":
+                    self._remaining = 0
+                    return b""
+                self._connection.abort()
+                raise httputil.HTTPOutputError("Tried to write more data than Content-Length")
+        if self._chunked and chunk:
+            return b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        return chunk
+
+
+def refusal(status: int, reason: str, body: bytes) -> bytes:
+    """The whole answer to bytes that are no request; the connection closes behind it."""
+    head = (
+        f"HTTP/1.1 {status} {reason}\r\nServer: modelserver\r\nContent-Type: application/json\r\n"
+        f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode("ascii") + body

@@ -1,0 +1,28 @@
+"""What one client may ask of the server's patience and memory, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Times are in seconds, sizes in bytes."""
+
+    keep_alive_s: float = 65.0
+    """An idle connection is closed after this."""
+
+    head_s: float = 20.0
+    """A request's head must be complete this long after its first byte; else 408."""
+
+    body_idle_s: float = 20.0
+    """A body must go on within this; else 408."""
+
+    write_idle_s: float = 60.0
+    """A client must take something of its answer within this; else its connection is dropped."""
+
+    max_head_bytes: int = 64 * 1024
+    """Request line and header fields; else 431."""
+
+    max_header_fields: int = 200
+    """Number of header fields; else 431."""
