@@ -137,7 +137,7 @@ class Curl:
 def assert_answer(
     shown: str, curl: Curl, status: int, headers: Mapping[str, str], body: bytes, tolerance: float
 ) -> None:
-    """Compare an answer with what stands below its curl command. ``headers`` finds names in any case."""
+    """Compare an answer with what stands below its curl command."""
     head, _, text = shown.partition("\n\n") if curl.shows_headers else ("", "", shown)
     steady = body.decode() == text
     for line in head.splitlines():
@@ -159,9 +159,10 @@ def assert_header_line(line: str, status: int, headers: Mapping[str, str], *, st
         assert line.split(" ")[1] == str(status)
         return
     name, _, value = line.partition(": ")
-    assert headers.get(name) is not None, f"no header {name}"
+    got = headers.get(name, headers.get(name.lower()))
+    assert got is not None, f"no header {name}"
     if name.lower() not in _VARIES and (steady or name.lower() != "content-length"):
-        assert headers[name] == value
+        assert got == value, name
 
 
 def assert_close(got: Any, want: Any, tolerance: float, where: str = "$") -> None:

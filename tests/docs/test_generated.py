@@ -79,6 +79,10 @@ def test_every_failure_of_the_protocol_cases_is_described():
         if "/raises:" not in case["request"]["path"]:
             assert f"`{general}" in page, f"{case['name']}: {text}"
     assert len(failures) > 20
+    assert (
+        f"| 413 | the body is larger than the limit | `{errors.PayloadTooLarge(11000000, 10485760)}` |"
+        in page
+    )
 
 
 COMMAND = re.compile(r"python -m (?:modelserver|pytorchserver|tfserver)\b(?! (?:check|pack)\b)([^`\n]*)")

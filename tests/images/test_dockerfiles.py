@@ -326,6 +326,11 @@ class TestImage:
         mine, other = ("torch", "tensorflow-cpu") if framework == "pytorch" else ("tensorflow-cpu", "torch")
         assert installed[mine].partition("+")[0] == pins[mine]
         assert other not in installed
+        extra = "torch" if framework == "pytorch" else "tensorflow"
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        needed = [*project["dependencies"], *project["optional-dependencies"][extra]]
+        needed = [line for line in needed if "Darwin" not in line or "!=" in line]
+        assert {spelled(re.match(r"[\w-]+", line)[0]) for line in needed} <= installed.keys()
         assert "modelserver" in installed
 
     def test_has_the_versions_that_the_tests_run_with(self, image):
