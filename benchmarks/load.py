@@ -80,4 +80,6 @@ async def run(port: int, path: str, body: bytes, clients: int, seconds: float) -
 
 if __name__ == "__main__":
     port, path, file, clients, seconds = sys.argv[1:]
-    print(json.dumps(asyncio.run(run(int(port), path, Path(file).read_bytes(), int(clients), float(seconds)))))
+    print(
+        json.dumps(asyncio.run(run(int(port), path, Path(file).read_bytes(), int(clients), float(seconds))))
+    )

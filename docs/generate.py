@@ -126,7 +126,7 @@ def pages() -> Mapping[str, str]:
 
 def settings_page() -> str:
     """``settings.md``: one row for each field of ``Settings``."""
-    ignored = ", ".join(f"`{name}`" for name in sorted(model_server._NOT_YET))
+    ignored = ", ".join(f"`{name}`" for name in sorted(model_server.KSERVE_ONLY))
     return _SETTINGS.format(
         notice=_NOTICE.format(source="modelserver/settings.py"),
         rows="\n".join(map(_row, fields(Settings))),

@@ -52,7 +52,7 @@ async def _check(model: Model, request: Path | None, say: Callable[[str], Any]) 
         raise
     except Exception as error:
         raise InferenceError(f"predict failed: {type(error).__name__} : {error}") from error
-    say(f"request {_cut(body)}")
+    say(f"request {_cut(orjson.dumps(payload))}")
     say(f"answer  {_cut(encoded)}")
     say(
         f"first call {first_ms:.2f} ms, then {statistics.median(calls_ms):.2f} ms median, "

@@ -27,6 +27,12 @@ from modelserver.settings import Settings, argument_parser
 
 _COMMANDS = "serve", "check", "pack"
 _DEFAULT_NAME = "model"  # KServe's
+_LIMITS = {
+    "max_unpacked_bytes": "Most bytes that an archive may unpack to.",
+    "max_archive_members": "Most files and folders in an archive.",
+    "max_archive_ratio": "Most bytes that one byte of an archive may become.",
+    "max_archive_depth": "Most folders within each other in an archive.",
+}
 
 
 def main(argv: Sequence[str] | None = None, *, predictor: Predictor | None = None) -> int:
@@ -183,7 +189,13 @@ def _add_model_arguments(parser: argparse.ArgumentParser, predictors: Sequence[P
         predictor.add_arguments(parser.add_argument_group(f"{predictor.framework} models"))
     group = parser.add_argument_group("archives")
     for spec in fields(UnpackLimits):
-        group.add_argument(f"--{spec.name}", type=int, default=spec.default, metavar="N")
+        group.add_argument(
+            f"--{spec.name}",
+            type=int,
+            default=spec.default,
+            metavar="N",
+            help=f"{_LIMITS[spec.name]} (default: {spec.default})",
+        )
 
 
 def _build(

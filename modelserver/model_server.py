@@ -30,7 +30,7 @@ _log = logging.getLogger("modelserver.server")
 
 _BACKLOG = 1024
 
-_NOT_YET = frozenset(
+KSERVE_ONLY = frozenset(
     (
         "grpc_port", "max_threads", "enable_grpc", "enable_docs_url", "enable_latency_logging",
         "log_config_file", "access_log_format", "event_loop", "predictor_config", "ssl_certfile",
@@ -67,8 +67,8 @@ class ModelServer:
         registered_models: ModelRepository | None = None,
         **settings: Any,
     ) -> None:
-        self._ignored = sorted(_NOT_YET & settings.keys())
-        given = {name: value for name, value in settings.items() if name not in _NOT_YET}
+        self._ignored = sorted(KSERVE_ONLY & settings.keys())
+        given = {name: value for name, value in settings.items() if name not in KSERVE_ONLY}
         unknown = given.keys() - Settings.__dataclass_fields__.keys()
         if unknown:
             raise TypeError(f"ModelServer has no setting {', '.join(sorted(unknown))}")

@@ -100,7 +100,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for spec in fields(self):
-            check(spec.name, getattr(self, spec.name), spec.metadata)
+            _check(spec, getattr(self, spec.name))
 
     @property
     def worker_count(self) -> int:
@@ -108,13 +108,17 @@ class Settings:
         return self.workers or available_cores()
 
 
-def check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
-    """Raise ``StartError`` where a value is outside the range that its field declares."""
-    minimum, maximum = metadata["minimum"], metadata["maximum"]
+def _check(spec: Field[Any], value: Any) -> None:
+    """Raise ``StartError`` where a value is not of its field's kind or outside its range."""
+    kind = str(spec.type)
+    is_right = isinstance(value, _KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))
+    if not is_right:
+        raise StartError(f"--{spec.name} is {value!r} and must be {_EXPECTED[kind]}.")
+    minimum, maximum = spec.metadata["minimum"], spec.metadata["maximum"]
     if minimum is not None and value < minimum:
-        raise StartError(f"--{name} is {value} and must be at least {minimum}.")
+        raise StartError(f"--{spec.name} is {value} and must be at least {minimum}.")
     if maximum is not None and value > maximum:
-        raise StartError(f"--{name} is {value} and must be at most {maximum}.")
+        raise StartError(f"--{spec.name} is {value} and must be at most {maximum}.")
 
 
 def available_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
@@ -204,5 +208,6 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     "str": str,
     "bool": _boolean,
 }
+_KINDS: Mapping[str, Any] = {"int": int, "float": int | float, "str": str, "bool": bool}
 _METAVARS = {"int": "N", "float": "SECONDS", "str": "TEXT", "bool": "BOOL"}
 _EXPECTED = {"int": "an integer", "float": "a number", "str": "text", "bool": "true or false"}

@@ -21,6 +21,15 @@ from typing import Any
 
 LISTENING = re.compile(rb"Listening on http://[^ ,]*:(\d+)")
 START_S = 120.0
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment for a program: nothing of the caller's that would set a server up."""
+    kept = {
+        k: v for k, v in os.environ.items() if k != "PORT" and not k.startswith(("MODELSERVER_", "PYTHON"))
+    }
+    return kept | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONDONTWRITEBYTECODE": "1"} | dict(extra or {})
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,14 @@ class Server:
     def predict(self, body: Any, model: str = "model", **kwargs: Any) -> Response:
         return self.request("POST", f"/v1/models/{model}:predict", body, **kwargs)
 
+    def post(self, path: str, body: Any, content_type: str = "application/json", **headers: str) -> Response:
+        """POST bytes as they are, or anything else as JSON; ``X_Name`` becomes the header ``X-Name``."""
+        sent = {"Content-Type": content_type} | {
+            key.replace("_", "-"): value for key, value in headers.items()
+        }
+        data = body if isinstance(body, bytes) else json.dumps(body)
+        return self.request("POST", path, data, headers=sent)
+
     def get(self, path: str, **kwargs: Any) -> Response:
         return self.request("GET", path, **kwargs)
 
@@ -127,7 +144,7 @@ def serving(
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=cwd,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(env or {})},
+            env=environment(env),
         )
     try:
 
@@ -162,9 +179,30 @@ def run(
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(env or {})},
+        env=environment(env),
         timeout=timeout_s,
     )
+
+
+class Training:
+    """An example's `train.py`, run once.
+
+    Attributes:
+        folder: where it wrote.
+        archive: the packed model.
+        output: what it printed.
+    """
+
+    def __init__(self, name: str, folder: Path, archive: str) -> None:
+        self.name = name
+        self.folder = folder
+        self.archive = folder / archive
+        self.output = self.run()
+
+    def run(self, *flags: str) -> str:
+        done = run(["train.py", "--output", self.folder, *flags], cwd=EXAMPLES / self.name)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
 
 def _alive(pid: int) -> bool:

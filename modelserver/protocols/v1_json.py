@@ -53,14 +53,15 @@ def decode_request(body: bytes, content_type: str) -> dict[str, Any] | bytes:
 def encode_response(value: Any) -> tuple[bytes, str]:
     """Turn what the model returned into a body and its Content-Type.
 
-    ``dict`` and ``list`` become JSON: numpy arrays and scalars, datetimes (ISO 8601) and anything with
-    ``tolist()`` may be inside; NaN and infinities become ``null``, as JSON has no word for them. ``str`` is
-    sent as text and ``bytes`` as they are; a hook can name another type in ``response_headers``.
+    ``dict``, ``list``, ``tuple`` and ``ndarray`` become JSON: numpy arrays and scalars, datetimes (ISO 8601)
+    and anything with ``tolist()`` may be inside; NaN and infinities become ``null``, as JSON has no word for
+    them. ``str`` is sent as text and ``bytes`` as they are; a hook can name another type in
+    ``response_headers``.
 
     Raises:
         TypeError: the value, or something in it, has no JSON form. The text names its type.
     """
-    if isinstance(value, dict | list):
+    if isinstance(value, dict | list | tuple | np.ndarray):
         try:
             return orjson.dumps(value, _plain, _OPTIONS), JSON_TYPE
         except orjson.JSONEncodeError as error:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.client import responses
 
 from tornado import httputil, web
@@ -36,6 +38,7 @@ class Answer:
         """Start line and headers. The reason phrase is the standard's: no user's text goes there."""
         headers = httputil.HTTPHeaders()
         headers["Server"] = "modelserver"
+        headers["Date"] = _date(int(time.time()))
         # Exactly application/json, without a charset: KServe's client shows an error's text only then.
         headers["Content-Type"] = self.content_type
         for name, value in self.headers.items():
@@ -43,6 +46,12 @@ class Answer:
         headers["Content-Length"] = str(len(self.body))
         reason = responses.get(self.status, "Unknown")
         return httputil.ResponseStartLine("HTTP/1.1", self.status, reason), headers
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    """The Date field (RFC 9110, 6.6.1), made once a second."""
+    return httputil.format_timestamp(second)
 
 
 def checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from modelserver import InferenceError, InvalidInput, Model, ModelNotReady
+from modelserver import InferenceError, InvalidInput, Model, ModelLoadError, ModelNotReady
 from pytorchserver import cpu_threads
 from pytorchserver.instances import Batch, Reader, Rule, declared_rules, rules_from
 from pytorchserver.loading import choose_device, load_network
@@ -96,7 +96,13 @@ class PyTorchModel(Model):
         """
         self.stop()
         device = choose_device(self.device)
-        network = load_network(self.model_dir, self.model_class_name, device)
+        try:
+            network = load_network(self.model_dir, self.model_class_name, device)
+        except PermissionError as error:
+            file = Path(error.filename or self.model_dir).name
+            raise ModelLoadError(
+                f"{file} cannot be read: {error.strerror}. The user of the process needs the right to."
+            ) from error
         try:
             self._loaded = _prepare(network, device)
         except BaseException:

@@ -8,25 +8,18 @@ import socket
 import subprocess
 import sys
 import tarfile
-from pathlib import Path
 
 import pytest
 from harness import run, serving, wait_until
 
-ROOT = Path(__file__).parents[2]
 SPECIFICATION_ROWS = {"instances": [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]}
 CURL = re.compile(r"curl (localhost:\d+\S*) -d ('.*')$", re.MULTILINE)
 
 
 @pytest.fixture(scope="session")
-def archives(tmp_path_factory):
+def archives(trained_pytorch, trained_tensorflow):
     """Both iris archives, trained on the real data."""
-    folder = tmp_path_factory.mktemp("archives")
-    for framework in ("pytorch", "tensorflow"):
-        train = ROOT / "examples" / f"iris_{framework}" / "train.py"
-        done = run([train, "--output", folder / framework])
-        assert done.returncode == 0, done.stderr
-    return {"torch": folder / "pytorch/iris.tgz", "tf": folder / "tensorflow/iris.tar.gz"}
+    return {"torch": trained_pytorch.archive, "tf": trained_tensorflow.archive}
 
 
 @pytest.fixture(scope="session", params=["1", "2"])
@@ -202,10 +195,8 @@ def test_check_explains_a_request_that_does_not_fit(archives, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_pack_makes_what_serve_and_check_take(tmp_path):
-    source = tmp_path / "source"
-    assert run([ROOT / "examples/iris_pytorch/train.py", "--output", tmp_path]).returncode == 0
-    source = tmp_path / "frozen"
+def test_pack_makes_what_serve_and_check_take(trained_pytorch, tmp_path):
+    source = trained_pytorch.folder / "frozen"
     archive = tmp_path / "packed.tgz"
     done = run(["-m", "modelserver", "pack", source, "-o", archive])
     assert done.returncode == 0, done.stderr

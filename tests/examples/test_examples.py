@@ -9,14 +9,12 @@ import hashlib
 import io
 import json
 import runpy
-import shlex
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
+import pages
 import pytest
 import torch
 from PIL import Image
@@ -32,7 +30,7 @@ class ExampleChecks:
     model: str
     """Name in the URL."""
     tolerance: float
-    """How far a number may be from the one in response.json."""
+    """How far a number may be from the one in response.json()."""
     archive: str | None = None
     """For an example that serves an archive: the fixture that makes it, or "made by serve.py"."""
 
@@ -44,24 +42,24 @@ class ExampleChecks:
         answer = server.post(f"/v1/models/{self.model}:predict", self.file("request.json"))
         assert answer.status == 200, answer.body
         assert answer.headers["content-type"] == "application/json"
-        assert_close(answer.json, self.expected("response.json"), self.tolerance)
+        pages.assert_close(answer.json(), self.expected("response.json"), self.tolerance)
 
     def test_answers_curl_dash_d(self, server):
-        # curl -d @request.json: line ends removed, and no word of JSON in the Content-Type.
+        # curl -d @request.json(): line ends removed, and no word of JSON in the Content-Type.
         body = self.file("request.json").replace(b"\n", b"").replace(b"\r", b"")
         answer = server.post(f"/v1/models/{self.model}:predict", body, "application/x-www-form-urlencoded")
         assert answer.status == 200, answer.body
-        assert_close(answer.json, self.expected("response.json"), self.tolerance)
+        pages.assert_close(answer.json(), self.expected("response.json"), self.tolerance)
 
     def test_is_listed_and_ready(self, server):
-        assert server.ask("GET", "/v1/models").json == {"models": [self.model]}
-        assert server.ask("GET", f"/v1/models/{self.model}").json == {"name": self.model, "ready": True}
+        assert server.request("GET", "/v1/models").json() == {"models": [self.model]}
+        assert server.request("GET", f"/v1/models/{self.model}").json() == {"name": self.model, "ready": True}
 
     def test_explains(self, server):
         answer = server.post(f"/v1/models/{self.model}:explain", self.file("request.json"))
         if (EXAMPLES / self.name / "explain_response.json").exists():
             assert answer.status == 200, answer.body
-            assert_close(answer.json, self.expected("explain_response.json"), self.tolerance)
+            pages.assert_close(answer.json(), self.expected("explain_response.json"), self.tolerance)
         else:
             assert answer.status == 501, answer.body
 
@@ -69,14 +67,11 @@ class ExampleChecks:
         commands = [c for c in console_commands(self.name) if c.words[0] == "curl"]
         assert commands, "README.md shows no curl command in a ```console block"
         for command in commands:
-            curl = Curl.of(command.words, EXAMPLES / self.name)
-            answer = server.ask(curl.method, curl.path, curl.body, curl.headers)
-            head, _, body = (
-                command.output.rpartition("\n\n") if curl.shows_headers else ("", "", command.output)
+            curl = pages.Curl.of(command.words, EXAMPLES / self.name)
+            answer = server.request(curl.method, curl.path, curl.body, headers=curl.headers)
+            pages.assert_answer(
+                command.output, curl, answer.status, answer.headers, answer.body, self.tolerance
             )
-            for line in head.splitlines():
-                assert_header_line(line, answer)
-            assert_close(answer.json, json.loads(body), self.tolerance)
 
     def test_python_lines_of_the_readme_name_files_that_exist(self):
         scripts = [c.words[1] for c in console_commands(self.name) if c.words[0] == "python"]
@@ -99,12 +94,12 @@ class TestIrisPytorch(ExampleChecks):
 
     def test_answers_with_probabilities(self, server):
         answer = server.post("/v1/models/iris:predict", self.file("request.json"))
-        assert np.sum(answer.json["predictions"], axis=1) == pytest.approx([1, 1], abs=1e-5)
+        assert np.sum(answer.json()["predictions"], axis=1) == pytest.approx([1, 1], abs=1e-5)
 
     def test_knows_one_flower_of_each_kind(self, server):
         rows = [[5.1, 3.5, 1.4, 0.2], [5.9, 3.0, 4.2, 1.5], [6.5, 3.0, 5.8, 2.2]]
         answer = server.post("/v1/models/iris:predict", {"instances": rows})
-        assert np.argmax(answer.json["predictions"], axis=1).tolist() == [0, 1, 2]
+        assert np.argmax(answer.json()["predictions"], axis=1).tolist() == [0, 1, 2]
 
 
 class TestIrisTensorflow(TestIrisPytorch):
@@ -120,20 +115,22 @@ class TestImageClassifier(ExampleChecks):
 
     def test_names_the_cat_and_the_coffee(self, server):
         answer = server.post(self.url, self.file("request.json"))
-        best = [photo[0]["label"] for photo in answer.json["predictions"]]
+        best = [photo[0]["label"] for photo in answer.json()["predictions"]]
         assert best == ["Egyptian cat", "espresso"]
 
     def test_takes_a_photo_as_the_body(self, server):
         photo = base64.b64decode(self.expected("request.json")["instances"][1]["image"]["b64"])
         answer = server.post(self.url, photo, "image/jpeg")
         assert answer.status == 200, answer.body
-        assert_close(answer.json["predictions"], self.expected("response.json")["predictions"][1:], 0.02)
+        pages.assert_close(
+            answer.json()["predictions"], self.expected("response.json")["predictions"][1:], 0.02
+        )
 
     def test_takes_other_formats_and_modes(self, server):
         images = [Image.new("L", (30, 50)), Image.new("RGBA", (300, 20)), Image.new("P", (1, 1))]
         answer = server.post(self.url, {"instances": [as_instance(png(image)) for image in images]})
         assert answer.status == 200, answer.body
-        assert [len(photo) for photo in answer.json["predictions"]] == [5, 5, 5]
+        assert [len(photo) for photo in answer.json()["predictions"]] == [5, 5, 5]
 
     @pytest.mark.parametrize(
         ("instance", "text"),
@@ -154,27 +151,27 @@ class TestImageClassifier(ExampleChecks):
         good = self.expected("request.json")["instances"][0]
         answer = server.post(self.url, {"instances": [good, instance]})
         assert answer.status == 400, answer.body
-        assert answer.json["error"].startswith('"instances"[1]: ')
-        assert text in answer.json["error"]
+        assert answer.json()["error"].startswith('"instances"[1]: ')
+        assert text in answer.json()["error"]
 
     def test_refuses_half_a_photo(self, server):
         photo = base64.b64decode(self.expected("request.json")["instances"][0]["image"]["b64"])
         answer = server.post(self.url, {"instances": [as_instance(photo[: len(photo) // 2])]})
         assert answer.status == 400, answer.body
-        assert answer.json["error"].startswith('"instances"[0]: the image cannot be read: ')
+        assert answer.json()["error"].startswith('"instances"[0]: the image cannot be read: ')
 
     def test_refuses_a_small_file_that_holds_a_huge_picture(self, server):
         bomb = png(Image.new("1", (10_000, 6_000)))
         assert len(bomb) < 100_000
         answer = server.post(self.url, {"instances": [as_instance(bomb)]})
         assert answer.status == 400, answer.body
-        assert "60000000 pixels" in answer.json["error"]
+        assert "60000000 pixels" in answer.json()["error"]
 
     @pytest.mark.parametrize("body", [{}, {"instances": []}, {"instances": {}}, {"instances": None}, [1]])
     def test_refuses_a_request_without_instances(self, server, body):
         answer = server.post(self.url, body)
         assert answer.status == 400, answer.body
-        assert answer.json["error"]
+        assert answer.json()["error"]
 
     def test_labels_are_those_of_torchvision(self):
         (folder,) = find_spec("torchvision").submodule_search_locations
@@ -208,14 +205,14 @@ class TestCustomModel(ExampleChecks):
 
     def test_explanation_adds_up(self, server):
         answer = server.post("/v1/models/wine:explain", self.file("request.json"))
-        for explanation in answer.json["explanations"]:
+        for explanation in answer.json()["explanations"]:
             total = explanation["prior"] + sum(explanation["contributions"].values())
             assert explanation["log_odds"] == pytest.approx(total)
 
     def test_is_right_about_wines_it_was_not_fitted_to(self, server):
         numbers = list(range(1, 178, 2))
         answer = server.post(self.url, {"instances": [{"wine": number} for number in numbers]})
-        best = [max(row, key=row.get) for row in answer.json["predictions"]]
+        best = [max(row, key=row.get) for row in answer.json()["predictions"]]
         truth = [f"grower {0 if number < 59 else 1 if number < 130 else 2}" for number in numbers]
         assert np.mean(np.array(best) == truth) > 0.9
 
@@ -232,14 +229,14 @@ class TestCustomModel(ExampleChecks):
     def test_says_which_instance_is_wrong(self, server, instance, text):
         answer = server.post(self.url, {"instances": [{"wine": 1}, instance]})
         assert answer.status == 400, answer.body
-        assert answer.json["error"].startswith('"instances"[1]: ')
-        assert text in answer.json["error"]
+        assert answer.json()["error"].startswith('"instances"[1]: ')
+        assert text in answer.json()["error"]
 
     def test_refuses_a_measurement_that_is_not_a_number(self, server):
         wine = self.expected("request.json")["instances"][1]
         answer = server.post(self.url, {"instances": [wine | {"ash": "much"}]})
         assert answer.status == 400, answer.body
-        assert answer.json["error"].startswith('"instances"[0]: a measurement is not a number')
+        assert answer.json()["error"].startswith('"instances"[0]: a measurement is not a number')
 
 
 class TestAlexnet(ExampleChecks):
@@ -256,7 +253,7 @@ class TestAlexnet(ExampleChecks):
         )
 
     def test_says_that_the_weights_are_random(self, server):
-        assert "weights: random, because " in server.output()
+        assert "weights: random, because " in server.text()
 
 
 class TestAlexnetWithWeightsFile:
@@ -290,8 +287,8 @@ class TestAlexnetWithWeightsFile:
     def test_answers_with_those_weights(self, server):
         request = (EXAMPLES / self.name / "request.json").read_bytes()
         answer = server.post("/v1/models/custom-model:predict", request)
-        assert answer.json == {"predictions": [[999, 998, 997, 996, 995]]}
-        assert "weights: random" not in server.output()
+        assert answer.json() == {"predictions": [[999, 998, 997, 996, 995]]}
+        assert "weights: random" not in server.text()
 
 
 def test_every_folder_is_tested():
@@ -336,94 +333,6 @@ def as_instance(data):
     return {"image": {"b64": base64.b64encode(data).decode()}}
 
 
-def assert_close(got, want, tolerance, where="$"):
-    """Compare two JSON values: the same shape and words, numbers within `tolerance`."""
-    if isinstance(want, dict):
-        assert isinstance(got, dict), f"{where}: {got!r} is not an object"
-        assert list(got) == list(want), where
-        for key in want:
-            assert_close(got[key], want[key], tolerance, f"{where}.{key}")
-    elif isinstance(want, list):
-        assert isinstance(got, list), f"{where}: {got!r} is not a list"
-        assert len(got) == len(want), where
-        for index, (one, other) in enumerate(zip(got, want, strict=True)):
-            assert_close(one, other, tolerance, f"{where}[{index}]")
-    elif isinstance(want, float):
-        assert got == pytest.approx(want, abs=tolerance), where
-    else:
-        assert got == want, where
-
-
-@dataclass
-class Command:
-    """A command of a ```console block, and the output shown below it."""
-
-    words: list[str]
-    output: str
-
-
 def console_commands(name):
-    commands = []
-    inside = False
-    for line in (EXAMPLES / name / "README.md").read_text(encoding="utf-8").splitlines():
-        if line.startswith("```"):
-            inside = line == "```console"
-        elif inside and line.startswith("$ "):
-            commands.append(Command(shlex.split(line[2:]), ""))
-        elif inside:
-            commands[-1].output += line + "\n"
-    for command in commands:
-        command.output = command.output.strip("\n")
-    return commands
-
-
-@dataclass
-class Curl:
-    """A curl command line, as far as the READMEs use it."""
-
-    method: str = "GET"
-    path: str = ""
-    body: bytes | None = None
-    headers: dict[str, str] = field(default_factory=dict)
-    shows_headers: bool = False
-
-    @classmethod
-    def of(cls, words, folder):
-        curl = cls()
-        rest = iter(words[1:])
-        for word in rest:
-            match word:
-                case "-s":
-                    pass
-                case "-i" | "-si":
-                    curl.shows_headers = True
-                case "-H":
-                    name, _, value = next(rest).partition(": ")
-                    curl.headers[name] = value
-                case "-d" | "--data-binary":
-                    value = next(rest)
-                    curl.method = "POST"
-                    curl.body = (folder / value[1:]).read_bytes() if value[0] == "@" else value.encode()
-                    if word == "-d":
-                        curl.body = curl.body.replace(b"\n", b"")
-                    curl.headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
-                case "|":
-                    assert list(rest) == ["python", "-m", "json.tool"]
-                case _:
-                    url = urlsplit(word if "//" in word else f"//{word}")
-                    assert url.netloc == "localhost:8080", word
-                    assert not curl.path, word
-                    curl.path = url.path
-        return curl
-
-
-def assert_header_line(line, answer):
-    """Compare a line of `curl -i` with the answer: the status, or a header, its value if that is steady."""
-    if line.startswith("HTTP/1.1 "):
-        assert line.split(" ")[1] == str(answer.status)
-        return
-    name, _, value = line.partition(": ")
-    if name.lower() in ("date", "content-length"):
-        assert name.lower() in answer.headers
-    else:
-        assert answer.headers[name.lower()] == value
+    page = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
+    return [c for block in pages.blocks(page) if block.language == "console" for c in pages.commands(block)]

@@ -378,9 +378,9 @@ class TestCoreAlone:
             answer = server.wait_ready("adder").predict({"instances": [[1, 2], [3, 4]]}, "adder")
             assert answer.json() == {"predictions": [3, 7], "frameworks": []}
 
-    def test_depends_on_three_packages(self, core):
+    def test_depends_on_four_packages(self, core):
         installed = core.installed().keys() - {"pip", "setuptools", "wheel"}
-        assert installed == {"modelserver", "numpy", "orjson", "tornado"}
+        assert installed == {"httptools", "modelserver", "numpy", "orjson", "tornado"}
 
     def test_says_which_framework_an_archive_needs(self, core, archives, tmp_path):
         archive = archives("pytorch")

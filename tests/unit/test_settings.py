@@ -39,6 +39,11 @@ def test_a_kubernetes_service_address_is_not_taken_for_a_port():
         ({"http_port": 70000}, "--http_port is 70000 and must be at most 65535."),
         ({"workers": -1}, "--workers is -1 and must be at least 0."),
         ({"max_buffer_size": 0}, "--max_buffer_size is 0 and must be at least 1."),
+        ({"http_port": "8080"}, "--http_port is '8080' and must be an integer."),
+        ({"workers": True}, "--workers is True and must be an integer."),
+        ({"workers": 1.5}, "--workers is 1.5 and must be an integer."),
+        ({"grace_period": "long"}, "--grace_period is 'long' and must be a number."),
+        ({"access_log": 1}, "--access_log is 1 and must be true or false."),
     ],
 )
 def test_out_of_range_is_refused_by_name(given, text):

@@ -399,3 +399,15 @@ def test_two_processes_hold_one_copy_of_the_weights(folder, save):
     finally:
         for worker in workers:
             worker.communicate()
+
+
+def test_a_file_that_may_not_be_read_is_named(folder, mlp, monkeypatch):
+    """Raised here as the system raises it: the tests may run as root, who may read everything."""
+
+    def refuse(*args):
+        raise PermissionError(13, "Permission denied", str(folder.path / "model.pt"))
+
+    monkeypatch.setattr("pytorchserver.model.load_network", refuse)
+    assert folder.refused() == (
+        "model.pt cannot be read: Permission denied. The user of the process needs the right to."
+    )

@@ -61,6 +61,8 @@ class HasToList:
     [
         ({"predictions": [1, 0.5, "é", None, True]}, '{"predictions":[1,0.5,"é",null,true]}'),
         ([1], "[1]"),
+        ((1, [2]), "[1,[2]]"),
+        (np.array([[1.5]]), "[[1.5]]"),
         ({"a": np.float32(0.1), "b": np.int64(3), "c": np.bool_(True)}, '{"a":0.1,"b":3,"c":true}'),
         ({"a": np.array([[0.1, 2]], np.float32)}, '{"a":[[0.1,2.0]]}'),
         ({"a": np.arange(6).reshape(2, 3).T}, '{"a":[[0,3],[1,4],[2,5]]}'),
