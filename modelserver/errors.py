@@ -8,6 +8,7 @@
     +-- ServerNotReady              503
     +-- ServerNotLive               503
     +-- InferenceError              500  the model failed on a good request
+    |   +-- PredictionCountError    500  joined requests got another number of predictions than instances
     +-- UnsupportedProtocol         501
     +-- HookNotImplemented          501  also a NotImplementedError
     +-- ModelLoadError              500  a model could not be loaded; the message ends with the fix
@@ -112,6 +113,10 @@ class InferenceError(ModelServerError):
     def __init__(self, reason: str, status: str | None = None, debug_details: str | None = None) -> None:
         super().__init__(f"{reason}, '{status}'" if status else reason)
         self.debug_details = debug_details
+
+
+class PredictionCountError(InferenceError):
+    """A call for several requests did not give one prediction for each of their instances."""
 
 
 class UnsupportedProtocol(ModelServerError):

@@ -13,9 +13,12 @@ import asyncio
 import contextvars
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from queue import SimpleQueue
 from typing import Any, NamedTuple
+
+from modelserver.batching import Batcher
+from modelserver.model import Submit
 
 SHORT_S = 0.001
 """A call that takes less than this may hold up the event loop: it costs less than the hop it saves."""
@@ -32,6 +35,7 @@ class _Job(NamedTuple):
     context: contextvars.Context
     function: Callable[..., Any]
     args: tuple[Any, ...]
+    size: int
 
 
 class ModelThreads:
@@ -70,27 +74,51 @@ class ModelThreads:
         A call whose caller was cancelled while it waited is never made.
         """
         size = request_bytes.get()
-        # Never beside a thread: with one thread the model's code stays serial.
-        if self._inline and not self._pending and self._is_short(size):
-            started = self._clock()
-            try:
-                return function(*args)
-            finally:
-                self._learn(self._clock() - started, size)
+        if self.may_run_inline(size):
+            return self.run_inline(size, function, *args)
+        return await self.run_elsewhere(size, function, *args)
+
+    def batcher(self, call: Callable[[list[Any]], Sequence[Any]], max_batch_size: int) -> Submit:
+        """Join what waits for the model: see ``batching``."""
+        batcher = Batcher(call, self, max_batch_size)
+
+        def submit(item: Any, rows: int, key: Hashable) -> asyncio.Future[Any]:
+            return batcher.submit(item, rows=rows, size=request_bytes.get(), key=key)
+
+        return submit
+
+    def may_run_inline(self, size: int) -> bool:
+        """Whether a request of this size has been answered quickly often enough, and lately.
+
+        Never beside a call on a thread: with one thread the model's code stays serial.
+        """
+        return (
+            self._inline
+            and not self._pending
+            and self._short_calls >= _PROOF_CALLS
+            and size <= self._largest_short
+        )
+
+    def run_inline(self, size: int, function: Callable[..., Any], *args: Any) -> Any:
+        """Call it here and now, and take the time."""
+        started = self._clock()
+        try:
+            return function(*args)
+        finally:
+            self._learn(self._clock() - started, size)
+
+    def run_elsewhere(self, size: int, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        """Queue it for the threads."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._pending += 1
-        self._queue.put(_Job(loop, future, contextvars.copy_context(), function, args))
-        return await future
+        self._queue.put(_Job(loop, future, contextvars.copy_context(), function, args, size))
+        return future
 
     def close(self) -> None:
         """Let the threads end after the calls that wait."""
         for _ in range(self._count):
             self._queue.put(None)
-
-    def _is_short(self, size: int) -> bool:
-        """Whether a request of this size has been answered quickly often enough, and lately."""
-        return self._short_calls >= _PROOF_CALLS and size <= self._largest_short
 
     def _learn(self, seconds: float, size: int) -> None:
         """Count one call. A single slow one takes the calls off the loop until the proof is given again."""
@@ -120,7 +148,7 @@ class ModelThreads:
         """Back on the loop; ``seconds`` is ``None`` for a call that was not made."""
         self._pending -= 1
         if seconds is not None:
-            self._learn(seconds, job.context.get(request_bytes, 0))
+            self._learn(seconds, job.size)
         if job.future.done():
             return
         if error is None:

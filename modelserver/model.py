@@ -9,16 +9,19 @@ per model, in ``_Step``, from the signatures that the user wrote.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any, Protocol, cast
 
 from modelserver.errors import HookNotImplemented, InferenceError, InvalidInput
+from modelserver.protocols import v1_rows
 
 Headers = Mapping[str, str]
 ResponseHeaders = MutableMapping[str, str]
 Hook = Callable[..., Any]
+Submit = Callable[[Any, int, Hashable], Awaitable[Any]]
 HookCall = Callable[[Any, Headers, ResponseHeaders], Any]
 
 
@@ -35,12 +38,19 @@ class HookRunner(Protocol):
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Return ``function(*args)``, or raise what it raises."""
 
+    def batcher(self, call: Callable[[list[Any]], Sequence[Any]], max_batch_size: int) -> Submit | None:
+        """Return a function ``(item, rows, key)`` whose future is the result that ``call`` gives for the
+        item, called with several items of equal keys at once; ``None`` if nobody else can be waiting."""
+
 
 class _InPlace:
     """The runner of a model that no server has taken: the caller's own thread."""
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
+
+    def batcher(self, call: Callable[[list[Any]], Sequence[Any]], max_batch_size: int) -> None:
+        return None
 
 
 _IN_PLACE = _InPlace()
@@ -76,6 +86,11 @@ class Model:
     """Set it to ``True`` for a model whose synchronous hooks only compute: no sleep, no file, no network, no
     lock. Calls that have proven to take under a millisecond then run on the event loop, which saves the hop
     to the model's thread; one slow call ends that. The built-in predictors do so."""
+
+    max_batch_size: int = 0
+    """Most instances for one call of ``predict``. Above 1, requests that wait for the model at the same time
+    are joined: ``predict(payload)`` gets the instances of several and must return one prediction for each.
+    Only for a plain ``def predict`` that takes the payload alone: headers belong to one request."""
 
     def __init__(self, name: str, return_response_headers: bool = False) -> None:
         self.name = name
@@ -232,9 +247,16 @@ class Model:
             action = "explain" if model_type is ModelType.EXPLAINER else "predict"
             names = ("preprocess", "validate", action, "postprocess")
             steps = cache[model_type] = tuple(
-                _Step.of(getattr(self, name)) for name in names if not self._passes_through(name)
+                self._step(name) for name in names if not self._passes_through(name)
             )
         return cast("tuple[_Step, ...]", steps)
+
+    def _step(self, name: str) -> _Step:
+        step = _Step.of(getattr(self, name))
+        if name != "predict" or self.max_batch_size < 2 or not step.blocks or step.takes_headers:
+            return step
+        submit = self._hook_runner.batcher(partial(_predict_joined, step), self.max_batch_size)
+        return step if submit is None else _Step(partial(_predict_in_batch, submit), True, False, False)
 
     def _passes_through(self, name: str) -> bool:
         """Whether the hook is the default that returns its argument: nothing to call."""
@@ -260,6 +282,22 @@ def _run_blocking(
     return value, position
 
 
+def _predict_in_batch(
+    submit: Submit, payload: Any, headers: Headers, response_headers: ResponseHeaders
+) -> Any:
+    """The predict step of a model that takes several requests at once."""
+    key = v1_rows.batch_key(payload)
+    rows = 1 if key is None else len(payload["instances"])
+    return submit(payload, rows, object() if key is None else key)
+
+
+def _predict_joined(step: _Step, payloads: list[Any]) -> list[Any]:
+    """Call predict once for several requests."""
+    joined = payloads[0] if len(payloads) == 1 else v1_rows.join(payloads)
+    answer, _ = _run_blocking((step,), 0, joined, ({}, {}))
+    return [answer] if len(payloads) == 1 else v1_rows.split(answer, payloads)
+
+
 @dataclass(frozen=True, slots=True)
 class _Step:
     """One hook, ready to call: adapted to ``(payload, headers, response_headers)``."""
@@ -269,12 +307,14 @@ class _Step:
     """``async def``: must start on the event loop."""
     blocks: bool
     """May take its time: a user's plain ``def``. This module's own defaults never do."""
+    takes_headers: bool
 
     @classmethod
     def of(cls, hook: Hook) -> _Step:
         is_async = _is_async(hook)
         is_default = getattr(hook, "__module__", None) == __name__
-        return cls(_adapt(hook), is_async, blocks=not is_async and not is_default)
+        call, takes_headers = _adapt(hook)
+        return cls(call, is_async, not is_async and not is_default, takes_headers)
 
 
 def _is_async(hook: Hook) -> bool:
@@ -284,17 +324,20 @@ def _is_async(hook: Hook) -> bool:
 _HEADER_NAMES = ("headers", "response_headers")
 
 
-def _adapt(hook: Hook) -> HookCall:
+def _adapt(hook: Hook) -> tuple[HookCall, bool]:
     """Call ``hook`` with as many of payload, headers, response headers as its signature takes.
 
     Parameters after the payload are filled in order, by position; a keyword-only ``headers`` or
     ``response_headers`` is filled by name. A further parameter that has a default and another name is the
     user's own and left alone.
+
+    Returns:
+        The adapted hook, and whether it takes any headers.
     """
     try:
         parameters = list(inspect.signature(hook).parameters.values())
     except (TypeError, ValueError):  # a built-in without a signature
-        return lambda payload, headers, response_headers: hook(payload)
+        return (lambda payload, headers, response_headers: hook(payload)), False
     keywords = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name in _HEADER_NAMES)
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         count = 2
@@ -305,14 +348,15 @@ def _adapt(hook: Hook) -> HookCall:
             if parameter.default is not parameter.empty and parameter.name not in _HEADER_NAMES:
                 break
             count += 1
+    if not keywords and count == 0:
+        return (lambda payload, headers, response_headers: hook(payload)), False
     if keywords:
-        return lambda payload, headers, response_headers: hook(
-            payload,
-            *(headers, response_headers)[:count],
-            **{k: (headers if k == "headers" else response_headers) for k in keywords},
-        )
-    if count == 0:
-        return lambda payload, headers, response_headers: hook(payload)
+
+        def call(payload: Any, headers: Headers, response_headers: ResponseHeaders) -> Any:
+            by_name = {k: (headers if k == "headers" else response_headers) for k in keywords}
+            return hook(payload, *(headers, response_headers)[:count], **by_name)
+
+        return call, True
     if count == 1:
-        return lambda payload, headers, response_headers: hook(payload, headers)
-    return hook
+        return (lambda payload, headers, response_headers: hook(payload, headers)), True
+    return hook, True

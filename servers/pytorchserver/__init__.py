@@ -34,7 +34,7 @@ def _detect(folder: Path) -> bool:
 def _build(name: str, model_dir: Path, options: argparse.Namespace) -> Model:
     from pytorchserver.model import PyTorchModel
 
-    return PyTorchModel(name, model_dir, model_class_name=options.model_class_name, device=options.device)
+    return PyTorchModel(name, model_dir, options.model_class_name, options.device, options.max_batch_size)
 
 
 def _add_arguments(parser: argparse._ArgumentGroup) -> None:
@@ -48,6 +48,14 @@ def _add_arguments(parser: argparse._ArgumentGroup) -> None:
         "--device",
         default=None,
         help="Where the network runs: cpu, cuda, cuda:1. Default: cuda if there is one, else cpu.",
+    )
+    parser.add_argument(
+        "--max_batch_size",
+        type=int,
+        default=None,
+        metavar="N",
+        help="Most rows of several requests in one call of the network; 0 keeps requests apart. Default: 256 "
+        "for a class with `batchable = True`, else 0.",
     )
 
 

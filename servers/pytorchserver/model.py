@@ -24,6 +24,7 @@ from pytorchserver.outputs import predictions
 from pytorchserver.probing import Known, probe
 from pytorchserver.refusals import FORWARD_ERRORS, is_about_dtype, misfit, refusal
 
+_BATCH_SIZE = 256
 _log = logging.getLogger("modelserver.model")
 
 _DATATYPES = {
@@ -69,6 +70,9 @@ class PyTorchModel(Model):
         model_dir: the unpacked folder.
         model_class_name: the class in ``model.py``. Default: found, see ``model_class.find_class``.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``. Default: CUDA if there is one.
+        max_batch_size: most rows of several requests in one call; 0 keeps requests apart. Default: 256 if the
+            class in ``model.py`` says ``batchable = True``, that is, if each row's prediction depends on that
+            row alone; else 0.
     """
 
     platform = "pytorch"
@@ -80,8 +84,10 @@ class PyTorchModel(Model):
         model_dir: str | Path,
         model_class_name: str | None = None,
         device: str | None = None,
+        max_batch_size: int | None = None,
     ) -> None:
         super().__init__(name)
+        self._max_batch_size = max_batch_size
         self.model_dir = Path(model_dir)
         self.model_class_name = model_class_name
         self.device = device
@@ -108,6 +114,7 @@ class PyTorchModel(Model):
         except BaseException:
             network.close()
             raise
+        self.max_batch_size = self._wanted_batch_size(network)
         self._example = self._working_example(self._loaded.known.example)
         if self._example is not None:
             self._loaded = _with_threads(self._loaded, self._example["instances"], device)
@@ -160,6 +167,11 @@ class PyTorchModel(Model):
     def example_request(self) -> dict[str, Any] | None:
         """A body with one row of zeros that the loaded model has answered, or ``None``."""
         return self._example
+
+    def _wanted_batch_size(self, network: Network) -> int:
+        if self._max_batch_size is not None:
+            return self._max_batch_size
+        return _BATCH_SIZE if getattr(type(network.module), "batchable", False) else 0
 
     def _working_example(self, inputs: Mapping[str, TensorInfo]) -> dict[str, Any] | None:
         if not inputs:

@@ -24,6 +24,8 @@ from tfserver.signature import DEFAULT_SIGNATURE, Family, Signature, TensorSpec
 
 _LARGEST_EXAMPLE = 200_000
 """Values; one 224x224x3 image has 150,528."""
+_MAX_BATCH_SIZE = 256
+"""Rows in one call for several requests."""
 _log = logging.getLogger("modelserver.model")
 
 
@@ -67,6 +69,7 @@ class TensorFlowModel(Model):
             _log.warning("model %s: signature %r cannot be served: %s", self.name, name, reason)
         answers_example = self._warm_up(served)
         self._served, self.version, self._answers_example = served, version, answers_example
+        self.max_batch_size = _MAX_BATCH_SIZE if _rows_are_independent(served.saved_model) else 0
         self.ready = True
         if previous is not None:
             previous.saved_model.close()
@@ -171,6 +174,19 @@ class _Served:
             f'Serving signature name: "{name[:256]}" not found in signature def '
             f'(set "signature_name" to one of: {", ".join(signatures)})'
         )
+
+
+def _rows_are_independent(loaded: SavedModel) -> bool:
+    """Whether every signature leaves the first size of all its tensors open: rows may come and go.
+
+    A call with side effects is one call for one request, and so is left alone.
+    """
+    callable_ones = [signature for signature in loaded.signatures.values() if signature.inputs]
+    return all(
+        spec.shape is not None and spec.shape[:1] == (-1,)
+        for signature in callable_ones
+        for spec in (*signature.inputs, *signature.outputs)
+    ) and not any(loaded.has_side_effects(signature) for signature in callable_ones)
 
 
 def _types(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:

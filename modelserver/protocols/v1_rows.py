@@ -1,0 +1,68 @@
+"""V1 bodies as rows: which requests may share one call of a model, and whose predictions are whose.
+
+Rules of the room: dictionaries in, dictionaries out. ``batching`` decides when requests are joined, this how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from modelserver.errors import PredictionCountError
+
+
+def batch_key(payload: Any) -> Hashable | None:
+    """What two requests must have in common to be joined; ``None`` for one that must stay alone.
+
+    The other keys of the body (``signature_name``), and shape and kind of the first row, by first elements.
+    That a later row differs is found when the joined call fails, and then each request is tried alone.
+
+    >>> batch_key({"instances": [[1.5, 2.5]]}) == batch_key({"instances": [[3.5, 4.5], [5.5, 6.5]]})
+    True
+    >>> batch_key({"instances": [[1.5]]}) == batch_key({"instances": [["text"]]})
+    False
+    """
+    if not isinstance(payload, dict):
+        return None
+    rows = payload.get("instances")
+    if not isinstance(rows, list) or not rows:
+        return None
+    shape: list[Hashable] = []
+    first = rows[0]
+    while isinstance(first, list):
+        shape.append(len(first))
+        first = first[0] if first else None
+    shape.append(tuple(first) if isinstance(first, dict) else type(first).__name__)
+    if len(payload) > 1:
+        others = sorted((name, value) for name, value in payload.items() if name != "instances")
+        if not all(isinstance(value, str | int | float | bool) for _, value in others):
+            return None
+        shape.append(tuple(others))
+    return tuple(shape)
+
+
+def join(payloads: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One request with the rows of all. They share a ``batch_key``."""
+    rows = [row for payload in payloads for row in payload["instances"]]
+    return {**payloads[0], "instances": rows}
+
+
+def split(answer: Any, payloads: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give each request its own predictions, in order; other keys of the answer go to all.
+
+    Raises:
+        PredictionCountError: not one prediction for each row. Nothing is shifted to a neighbour.
+    """
+    counts = [len(payload["instances"]) for payload in payloads]
+    predictions: Any = answer.get("predictions") if isinstance(answer, dict) else None
+    got = len(predictions) if hasattr(predictions, "__len__") else 0
+    if got != sum(counts):
+        raise PredictionCountError(
+            f"predict returned {got} predictions for {sum(counts)} instances of {len(counts)} joined "
+            f"requests; a model with max_batch_size must return one for each instance"
+        )
+    answers, start = [], 0
+    for count in counts:
+        answers.append({**answer, "predictions": predictions[start : start + count]})
+        start += count
+    return answers

@@ -1,0 +1,55 @@
+"""Joining V1 requests and giving each its own predictions."""
+
+import numpy as np
+import pytest
+
+from modelserver.errors import PredictionCountError
+from modelserver.protocols.v1_rows import batch_key, join, split
+
+
+def request(*rows, **others):
+    return {"instances": list(rows), **others}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "together"),
+    [
+        (request([1.0, 2.0]), request([3.0, 4.0], [5.0, 6.0]), True),
+        (request([1.0, 2.0]), request([1.0]), False),
+        (request([1.0]), request([1]), False),
+        (request([1.0]), request(["a"]), False),
+        (request(1.0), request([1.0]), False),
+        (request({"a": 1}), request({"a": 2}), True),
+        (request({"a": 1}), request({"b": 1}), False),
+        (request([1.0], signature_name="a"), request([1.0], signature_name="a"), True),
+        (request([1.0], signature_name="a"), request([1.0], signature_name="b"), False),
+        (request([1.0], signature_name="a"), request([1.0]), False),
+    ],
+)
+def test_which_requests_go_together(one, other, together):
+    assert (batch_key(one) == batch_key(other)) is together
+
+
+@pytest.mark.parametrize(
+    "alone",
+    [b"bytes", None, {}, request(), {"instances": "x"}, {"inputs": [1]}, request(1, parameters={"a": 1})],
+)
+def test_what_stays_alone(alone):
+    assert batch_key(alone) is None
+
+
+@pytest.mark.parametrize("predictions", [[10, 20, 30], np.array([10, 20, 30])])
+def test_each_gets_its_own(predictions):
+    payloads = [request(1), request(2, 3)]
+    assert join(payloads) == request(1, 2, 3)
+    first, second = split({"predictions": predictions, "version": 7}, payloads)
+    assert (list(first["predictions"]), first["version"]) == ([10], 7)
+    assert (list(second["predictions"]), second["version"]) == ([20, 30], 7)
+
+
+@pytest.mark.parametrize(
+    "answer", [{"predictions": [1, 2]}, {"predictions": [1, 2, 3, 4]}, {}, [1, 2, 3], None]
+)
+def test_another_number_of_predictions_is_never_shared_out(answer):
+    with pytest.raises(PredictionCountError, match=r"for 3 instances of 2 joined requests"):
+        split(answer, [request(1), request(2, 3)])

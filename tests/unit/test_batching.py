@@ -1,0 +1,188 @@
+"""The batcher: who shares a call, in what order, and who pays for a bad item."""
+
+import asyncio
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelserver.batching import Batcher
+
+
+class Inline:
+    """Runs every call in place."""
+
+    def may_run_inline(self, size):
+        return True
+
+    def run_inline(self, size, function, *args):
+        return function(*args)
+
+
+class Elsewhere:
+    """Runs every call on a thread, as long calls run."""
+
+    def may_run_inline(self, size):
+        return False
+
+    async def run_elsewhere(self, size, function, *args):
+        return await asyncio.to_thread(function, *args)
+
+
+RUNNERS = [Inline, Elsewhere]
+
+
+def submit_all(batcher, items, key=None):
+    return [batcher.submit(item, rows=1, size=1, key=key(item) if key else None) for item in items]
+
+
+def run(items, call, runner=Inline, max_batch_size=100, key=None):
+    async def main():
+        batcher = Batcher(call, runner(), max_batch_size)
+        futures = submit_all(batcher, items, key)
+        return await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 20)
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_what_arrives_in_one_turn_shares_a_call(runner):
+    calls = []
+
+    def call(items):
+        calls.append(list(items))
+        return [item * 10 for item in items]
+
+    assert run([1, 2, 3], call, runner) == [10, 20, 30]
+    assert calls == [[1, 2, 3]]
+
+
+def test_a_lone_item_waits_for_nobody():
+    async def main():
+        batcher = Batcher(lambda items: items, Inline(), 100)
+        future = batcher.submit("alone", rows=1, size=1, key=None)
+        await asyncio.sleep(0)  # one turn of the loop
+        assert future.done()
+
+    asyncio.run(main())
+
+
+def test_what_arrives_while_a_call_runs_is_the_next_batch():
+    calls, gate = [], threading.Event()
+
+    def call(items):
+        calls.append(list(items))
+        if len(calls) == 1:
+            gate.wait(10)
+        return items
+
+    async def main():
+        batcher = Batcher(call, Elsewhere(), 100)
+        first = submit_all(batcher, [1])
+        while not calls:
+            await asyncio.sleep(0)
+        rest = submit_all(batcher, [2, 3, 4])
+        await asyncio.sleep(0)
+        assert calls == [[1]]
+        gate.set()
+        await asyncio.gather(*first, *rest)
+
+    asyncio.run(main())
+    assert calls == [[1], [2, 3, 4]]
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_the_largest_size_counts_rows_and_a_larger_item_goes_alone(runner):
+    calls = []
+
+    def call(items):
+        calls.append(list(items))
+        return items
+
+    async def main():
+        batcher = Batcher(call, runner(), 4)
+        await asyncio.gather(*(batcher.submit(n, rows=n, size=1, key=None) for n in (1, 3, 1, 9, 2, 2)))
+
+    asyncio.run(main())
+    assert calls == [[1, 3], [1], [9], [2, 2]]
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_only_equal_keys_share_a_call_and_order_is_kept(runner):
+    calls = []
+
+    def call(items):
+        calls.append(list(items))
+        return items
+
+    assert run([1, 2, 3, 4, 5], call, runner, key=lambda n: n % 2) == [1, 2, 3, 4, 5]
+    assert calls == [[1, 3, 5], [2, 4]]
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_bad_item_fails_alone(runner):
+    def call(items):
+        if "bad" in items:
+            raise ValueError(f"bad among {len(items)}")
+        return [item.upper() for item in items]
+
+    *good, bad, last = run(["a", "b", "c", "d", "e", "f", "bad", "g"], call, runner)
+    assert good == ["A", "B", "C", "D", "E", "F"]
+    assert last == "G"
+    assert isinstance(bad, ValueError)
+    assert str(bad) == "bad among 1"
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_who_has_left_is_left_out(runner):
+    calls = []
+
+    def call(items):
+        calls.append(list(items))
+        return items
+
+    async def main():
+        batcher = Batcher(call, runner(), 100)
+        futures = submit_all(batcher, [1, 2, 3])
+        futures[1].cancel()
+        assert await asyncio.gather(futures[0], futures[2]) == [1, 3]
+
+    asyncio.run(main())
+    assert calls == [[1, 3]]
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("results", [[], [1], [1, 2, 3]])
+def test_a_call_that_gives_the_wrong_number_of_results_fails_loudly(runner, results):
+    outcomes = run(["a", "b"], lambda items: results, runner)
+    assert [str(outcome) for outcome in outcomes] == [f"a call with 2 items gave {len(results)} results"] * 2
+
+
+@settings(deadline=None)  # threads on a busy machine
+@given(
+    items=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5), st.booleans()), max_size=30),
+    max_batch_size=st.integers(1, 8),
+    runner=st.sampled_from(RUNNERS),
+)
+def test_nothing_is_lost_repeated_or_shifted(items, max_batch_size, runner):
+    answered = []
+
+    def call(batch):
+        rows = sum(items[n][1] for n in batch)
+        assert len(batch) == 1 or rows <= max_batch_size
+        assert len({items[n][0] for n in batch}) == 1
+        if any(items[n][2] for n in batch):
+            raise ValueError
+        answered.extend(batch)
+        return [f"result {n}" for n in batch]
+
+    async def main():
+        batcher = Batcher(call, runner(), max_batch_size)
+        futures = [batcher.submit(n, rows=rows, size=1, key=key) for n, (key, rows, _) in enumerate(items)]
+        return await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 20)
+
+    outcomes = asyncio.run(main())
+    for n, (_, _, is_bad) in enumerate(items):
+        assert isinstance(outcomes[n], ValueError) if is_bad else outcomes[n] == f"result {n}"
+    assert sorted(answered) == [n for n, item in enumerate(items) if not item[2]]
