@@ -182,6 +182,7 @@ class Service:
         await http_server.stop_accepting()
         await wait(lambda: http_server.connections, LINGER_S)
         await wait(lambda: self.lifecycle.in_flight, self.settings.grace_period)
+        await wait(lambda: http_server.is_busy, self.settings.grace_period)  # large answers on their way
         if not self.lifecycle.in_flight:
             return 0
         _log.warning("Stopped with %d requests unanswered", len(self.lifecycle.in_flight))

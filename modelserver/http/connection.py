@@ -15,9 +15,10 @@ from http.client import responses
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import httptools
-from tornado import httputil
 
 from modelserver.http.exchange import Exchange, refusal
+from modelserver.http.head import HeadRefused, check_size, read_head
+from modelserver.http.outgoing import Outgoing
 from modelserver.protocols.v1_json import encode_error
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _log = logging.getLogger("modelserver.server")
 _NEVER = float("inf")
 _LINGER_S = 2.0
 _LINGER_BYTES = 32 * 1024 * 1024
+_FRAMING = ("Content-Length", "Transfer-Encoding")
 
 
 class Context(NamedTuple):
@@ -37,36 +39,32 @@ class Context(NamedTuple):
     protocol: str = "http"
 
 
-class Connection(asyncio.Protocol):
+class Connection(Outgoing):
     """An accepted connection.
 
     Attributes:
-        deadline: the moment, on the loop's clock, at which patience ends.
-        is_closed: nothing can be written any more.
+        lingers: the last answer is written; what still comes is thrown away.
     """
 
     def __init__(self, server: HTTPServer) -> None:
-        self._server = server
-        self._limits = server.limits
+        super().__init__(server)
         self.application = server.application
         self.context = Context("")
-        self.deadline = 0.0
-        self.is_closed = False
-        self._transport: asyncio.Transport
         self._parser = httptools.HttpRequestParser(self)
         self._line: deque[Exchange] = deque()  # the first one is being answered
         self._reading: Exchange | None = None  # the last one, while its body comes
-        self._url = b""
-        self._headers = httputil.HTTPHeaders()
-        self._fields = 0
-        self._head_bytes = 0
         self._in_head = False
+        self._knows_head = False
+        self._url = b""
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._pieces: list[bytes] = []  # of the body, in this read
+        self._read_size = 0
+        self._stalled_bytes = 0  # read since a head began or a body went on
         self._holds = 0
-        self._is_paused = False
+        self._holds_pipeline = False
         self._discards = False
         self._discarded = 0
-        self._closing = False
-        self._drained: asyncio.Future[None] | None = None
+        self.lingers = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -75,9 +73,11 @@ class Connection(asyncio.Protocol):
         return self._server.is_draining
 
     @property
-    def is_idle(self) -> bool:
-        """Whether no request is being read or answered."""
-        return not self._line and not self._in_head
+    def is_busy(self) -> bool:
+        """Whether a request is not answered yet, or its answer not sent."""
+        return bool(self._transport.get_write_buffer_size()) or any(
+            not each.is_answered for each in self._line
+        )
 
     # -- asyncio's side
 
@@ -87,38 +87,28 @@ class Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.context = Context(peer[0] if isinstance(peer, tuple) else "")
         self._server.connections.add(self)
-        self._expect_request()
+        self._advance()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come: parse them, unless they are unwanted."""
+        size = len(data)
         if self._discards:
-            self._discarded += len(data)
+            self._discarded += size
             if self._discarded > _LINGER_BYTES:
-                self.close()
+                self.abort()
             return
-        if self._reading is None and not self._in_head:  # the first bytes of a request
-            self._in_head = True
-            self._head_bytes = 0
-            if not self._line:
-                self.deadline = self._server.now() + self._limits.head_s
-        elif self._reading is not None and len(self._line) == 1:
-            self.deadline = self._server.now() + self._limits.body_idle_s
-        was_in_head = self._in_head
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._last_request()  # nothing else is spoken here; the request itself is answered
-        except httptools.HttpParserCallbackError as error:
-            _log.exception("A request could not be handled", exc_info=error.__context__ or error)
-            self.abort()
-        except httptools.HttpParserError:
-            if not self._discards:
-                self._malformed()
-        else:
-            if was_in_head and self._in_head:
-                self._head_bytes += len(data)
-                if self._head_bytes > self._limits.max_head_bytes:
-                    self._refuse(431, f"the request's head is over {self._limits.max_head_bytes} bytes")
+        self._read_size = size
+        self._stalled_bytes += size
+        self._feed(data)
+        if self._pieces and self._reading is not None:
+            self._reading.body_received(self._take_body())
+        if self._stalled_bytes > self._limits.max_head_bytes:
+            what = "head is" if self._in_head else "chunk extensions or trailers are"
+            self._refuse(431, f"the request's {what} over {self._limits.max_head_bytes} bytes")
+        elif self._reading is not None and self._line[0] is self._reading:
+            # Time runs out unless it is earned back with bytes: a byte a second does not keep a body alive.
+            earned = self.deadline + size / self._limits.min_body_rate
+            self.deadline = min(earned, self._server.now() + self._limits.body_idle_s)
 
     def eof_received(self) -> bool | None:
         """The client will send no more; like tornado and nginx, take it as gone."""
@@ -128,88 +118,95 @@ class Connection(asyncio.Protocol):
         """The connection has ended, from either side."""
         self.is_closed = True
         self._server.connections.discard(self)
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-        while self._line:
-            self._line.popleft().connection_lost()
+        self._wake_waiters()
+        self._forget_line()
         self._server.closed(self)
 
     def pause_writing(self) -> None:
         """The client reads slower than it is answered."""
-        self._drained = asyncio.get_running_loop().create_future()
-        self.deadline = self._server.now() + self._limits.write_idle_s
+        super().pause_writing()
         self.hold_reading()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
-        assert self._drained is not None
-        if not self._drained.done():
-            self._drained.set_result(None)
-        self._drained = None
-        self.deadline = _NEVER if self._line else self._server.now() + self._limits.keep_alive_s
+        super().resume_writing()
         self.release_reading()
+        if not self.is_closed and not self.lingers:
+            self._advance()
 
     # -- the parser's side
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self._url = b""
-        self._headers = httputil.HTTPHeaders()
-        self._fields = 0
+        if self._knows_head:
+            return
         self._in_head = True
+        self._stalled_bytes = 0
+        self._url = b""
+        self._fields = []
+        if not self._line:
+            self.deadline = self._server.now() + self._limits.head_s
 
     def on_url(self, url: bytes) -> None:
         """A piece of the request target."""
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header field."""
-        self._fields += 1
-        if self._fields <= self._limits.max_header_fields:
-            try:
-                self._headers.add(name.decode("latin-1"), value.decode("latin-1"))
-            except httputil.HTTPInputError:
-                self._refuse(400, "a header field is malformed")
+        """One header field; one behind the body (a trailer) is read and ignored."""
+        if self._in_head and len(self._fields) <= self._limits.max_header_fields:
+            self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is complete: the request takes its place in the line."""
+        if not self._in_head:
+            return  # known before, see _ignore_upgrade
         self._in_head = False
-        self._head_bytes = 0
+        stalled, self._stalled_bytes = self._stalled_bytes, 0
         if self._discards:
             return
-        if self._fields > self._limits.max_header_fields:
-            self._refuse(431, f"the request has more than {self._limits.max_header_fields} header fields")
+        parser, fields, limits = self._parser, self._fields, self._limits
+        try:
+            if (
+                stalled
+                or self._read_size > limits.max_head_bytes  # else it cannot be over it
+                or len(fields) > limits.max_header_fields
+            ):
+                check_size(self._url, fields, limits)
+            head = read_head(
+                parser.get_method().decode("ascii"),
+                self._url.decode("latin-1"),
+                parser.get_http_version(),
+                fields,
+            )
+        except HeadRefused as refused:
+            self._refuse(refused.status, refused.reason)
             return
-        version = f"HTTP/{self._parser.get_http_version()}"
-        if version == "HTTP/1.1" and "Host" not in self._headers:
-            self._refuse(400, "the request has no Host header")
-            return
-        exchange = self._reading = Exchange(
-            self,
-            httputil.RequestStartLine(
-                self._parser.get_method().decode("ascii"), self._url.decode("latin-1"), version
-            ),
-            self._headers,
-            self._parser.should_keep_alive(),
-        )
+        exchange = self._reading = Exchange(self, head, parser.should_keep_alive())
         self._line.append(exchange)
-        if len(self._line) == 1:
-            self.deadline = self._server.now() + self._limits.body_idle_s
+        if len(self._line) == 1 and not self._is_full:
+            self.deadline = self._server.now() + limits.body_idle_s
             exchange.open()
-        else:
+        elif len(self._line) > 1:
             self._hold_for_pipeline()
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
+        """A piece of the body. The pieces of one read are passed on as one, however small the chunks are."""
+        self._stalled_bytes = 0
         if self._reading is not None:
-            self._reading.body_received(body)
+            self._pieces.append(body)
 
     def on_message_complete(self) -> None:
         """The body is complete."""
-        exchange, self._reading = self._reading, None
-        if exchange is None:
+        exchange = self._reading
+        if exchange is None or (not self._knows_head and self._parser.should_upgrade()):
             return
-        if len(self._line) == 1:
+        self._stalled_bytes = 0
+        if self._pieces:
+            exchange.body_received(self._take_body())
+            if self._reading is None:
+                return  # the application failed
+        self._reading = None
+        if len(self._line) == 1 and not self._is_full:
             self.deadline = _NEVER  # it is the server's turn now
         if not exchange.keep_alive:
             self._last_request()
@@ -217,29 +214,26 @@ class Connection(asyncio.Protocol):
 
     # -- the exchange's side
 
-    def write(self, data: bytes) -> asyncio.Future[None]:
-        """Send bytes; the future is done when there is room for more."""
-        if not self.is_closed:
-            self._transport.write(data)
-        return self._drained if self._drained is not None else self._server.done
-
     def answered(self, exchange: Exchange) -> None:
         """The first in line is answered: the next one's turn, or the end."""
         if self.is_closed:
             return
-        if not exchange.is_read:
-            self._linger()  # its body still comes, and nobody wants it
+        if not exchange.is_read or (not exchange.keep_alive and self._discarded):
+            self._linger()  # more came or will come, and nobody wants it
         elif not exchange.keep_alive:
             self.close()
         else:
             self._line.popleft()
-            if self._line:
-                following = self._line[0]
-                self.deadline = _NEVER if following.is_read else self._server.now() + self._limits.body_idle_s
-                asyncio.get_running_loop().call_soon(self._open, following)
-            else:
-                self._release_for_pipeline()
-                self._expect_request()
+            self._advance()
+
+    def failed(self, exchange: Exchange, status: int, reason: str) -> None:
+        """The application could not handle the first in line, and did not answer it."""
+        if self.is_closed or self.lingers:
+            return
+        if exchange.has_begun:
+            self.abort()  # a close would make half an answer look like a whole one
+        else:
+            self._end_with(status, reason)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run something for an exchange, and keep hold of it."""
@@ -250,93 +244,141 @@ class Connection(asyncio.Protocol):
     def hold_reading(self) -> None:
         """Read no more until every hold is released."""
         self._holds += 1
-        if self._holds == 1 and not self.is_closed:
+        if self._holds == 1 and not self.is_closed and not self.lingers:
             self._transport.pause_reading()
 
     def release_reading(self) -> None:
         """Take one hold back."""
         self._holds -= 1
-        if self._holds == 0 and not self.is_closed and not self._closing:
+        if self._holds == 0 and not self.is_closed and not self.lingers:
             self._transport.resume_reading()
-
-    def close(self) -> None:
-        """Close when everything written has been sent."""
-        self._closing = True
-        self.deadline = self._server.now() + self._limits.write_idle_s
-        if not self.is_closed:
-            self._transport.close()
-
-    def abort(self) -> None:
-        """Close at once."""
-        self._closing = True
-        if not self.is_closed:
-            self._transport.abort()
+            if self._line and not self._line[0].is_read and not self._is_full:
+                self.deadline = self._server.now() + self._limits.body_idle_s
 
     # -- the server's side
 
     def expire(self) -> None:
         """The deadline has passed."""
-        if self._drained is not None or self._closing:
-            self.abort()
-        elif self._discards or self.is_idle:
+        if self.is_closed or self._is_full:
+            self._expire_writing()
+        elif self.lingers:
             self.close()
-        elif not self._line:
+        elif self._line:
+            if self._line[0].is_read or self._holds:
+                self.deadline = _NEVER  # it is the application that takes its time
+            else:
+                rate = f"{self._limits.min_body_rate:g} bytes/s for {self._limits.body_idle_s:g} s"
+                self._refuse(408, f"the request's body came slower than {rate}")
+        elif self._in_head:
             self._refuse(408, f"the request's head did not come within {self._limits.head_s:g} s")
-        elif self._line[0].has_begun:
-            self.abort()
         else:
-            self._refuse(408, f"the request's body stood still for {self._limits.body_idle_s:g} s")
+            self.close()
 
     # -- inside
 
-    def _open(self, exchange: Exchange) -> None:
-        if self._line and self._line[0] is exchange:
-            exchange.open()
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserCallbackError as error:
+            _log.exception("A request could not be handled", exc_info=error.__context__ or error)
+            self.abort()
+        except httptools.HttpParserError:
+            if self._discards:
+                self._discarded += len(data)
+            else:
+                self._refuse(400, "the bytes received are not an HTTP/1.1 request")
 
-    def _expect_request(self) -> None:
-        self.deadline = self._server.now() + self._limits.keep_alive_s
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Read on as if no other protocol had been offered (RFC 9110, 7.8).
+
+        ``curl --http2`` and Java's client offer HTTP/2 with every request. llhttp stops behind such a head,
+        as if no body came, so a fresh parser goes on from there.
+        """
+        if self._discards or self._reading is None:
+            return
+        headers = self._reading.headers
+        framing = [f"{name}: {headers[name]}" for name in _FRAMING if name in headers]
+        self._parser = httptools.HttpRequestParser(self)
+        self._knows_head = True
+        self._feed("\r\n".join(["POST / HTTP/1.1", *framing, "", ""]).encode("latin-1"))
+        self._knows_head = False
+        if rest and not self._discards:
+            self._feed(rest)
+        else:
+            self._discarded += len(rest)
+
+    def _take_body(self) -> bytes:
+        pieces, self._pieces = self._pieces, []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _advance(self) -> None:
+        """Open the first in line, if there is one, and see how long to wait for what the client owes."""
+        if self._is_full:
+            return  # until the client has taken what waits for it
+        if len(self._line) <= 1 and self._holds_pipeline:
+            self._holds_pipeline = False
+            self.release_reading()
+        now = self._server.now()
+        if not self._line:
+            self.deadline = now + (self._limits.head_s if self._in_head else self._limits.keep_alive_s)
+            return
+        first = self._line[0]
+        self.deadline = _NEVER if first.is_read else now + self._limits.body_idle_s
+        if not first.is_open:
+            asyncio.get_running_loop().call_soon(self._open, first)
+
+    def _open(self, exchange: Exchange) -> None:
+        if self._line and self._line[0] is exchange and not exchange.is_open and not self.is_closed:
+            exchange.open()
 
     def _hold_for_pipeline(self) -> None:
         """Requests wait in line: read no further, so that they cannot grow without bound."""
-        if not self._is_paused:
-            self._is_paused = True
+        if not self._holds_pipeline:
+            self._holds_pipeline = True
             self.hold_reading()
 
-    def _release_for_pipeline(self) -> None:
-        if self._is_paused:
-            self._is_paused = False
-            self.release_reading()
-
     def _last_request(self) -> None:
-        """Whatever comes behind this request is not read as another."""
+        """Whatever comes behind the last request in line is not read as another."""
         self._discards = True
-        if self._line:
-            self._line[-1].keep_alive = False
+        self._in_head = False
+        self._line[-1].keep_alive = False
 
     def _linger(self) -> None:
         """End our side and throw away what still comes: a close now would reset the answer on its way."""
-        self._discards = True
+        self._discards = self.lingers = True
         self.deadline = self._server.now() + _LINGER_S
+        self._transport.resume_reading()
         if self._transport.can_write_eof():
             self._transport.write_eof()
 
-    def _malformed(self) -> None:
-        """The parser is lost. What was read whole before is still answered; what was not is refused."""
-        cut, self._reading = self._reading, None
-        waits = [exchange for exchange in self._line if exchange is not cut]
-        if not waits:
-            self._refuse(400, "the bytes received are not an HTTP/1.1 request")
-            return
-        if cut is not None:
-            self._line.remove(cut)
-        self._last_request()
-
     def _refuse(self, status: int, reason: str) -> None:
-        """Answer what cannot become a request, and close."""
+        """Answer what cannot become a request, and close. What was read whole before is answered first."""
         if self._discards:
             return
-        if not (self._line and self._line[0].has_begun):
-            self._transport.write(refusal(status, responses[status], encode_error(f"Bad request: {reason}.")))
-        while self._line:  # a request that was cut short: the application shall forget it
-            self._line.popleft().connection_lost()
+        _log.info("Refused a request from %s: %d, %s", self.context.remote_ip or "a socket", status, reason)
+        cut, self._reading = self._reading, None
+        self._pieces.clear()
+        if self._line and self._line[0] is not cut:
+            if cut is not None:
+                self._line.pop()
+            self._last_request()
+        elif cut is not None and cut.has_begun:
+            self._forget_line()
+            self._linger()
+        else:
+            self._end_with(status, reason)
+
+    def _end_with(self, status: int, reason: str) -> None:
+        self._reading = None
+        self._pieces.clear()
+        self._transport.write(
+            refusal(status, responses[status], encode_error(reason[0].upper() + reason[1:] + "."))
+        )
+        self._forget_line()  # the application shall forget what was cut short
         self._linger()
+
+    def _forget_line(self) -> None:
+        while self._line:
+            self._line.popleft().connection_lost()

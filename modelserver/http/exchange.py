@@ -8,6 +8,7 @@ requests are answered in order.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -16,8 +17,12 @@ from tornado import httputil, iostream
 
 if TYPE_CHECKING:
     from modelserver.http.connection import Connection
+    from modelserver.http.head import Head
+
+_log = logging.getLogger("modelserver.server")
 
 _NO_BODY = frozenset((204, 304))
+_OURS = frozenset(("Connection", "Transfer-Encoding"))
 
 
 class Exchange(httputil.HTTPConnection):
@@ -25,26 +30,26 @@ class Exchange(httputil.HTTPConnection):
 
     Attributes:
         context: who asks: ``remote_ip``, ``protocol``, as tornado's requests want it.
+        connection: that it came on.
+        keep_alive: another may follow on its connection.
+        is_open: its turn has come.
+        is_read: its body has come whole.
+        has_begun: some of its answer is written.
+        is_answered: all of its answer is written.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        start_line: httputil.RequestStartLine,
-        headers: httputil.HTTPHeaders,
-        keep_alive: bool,
-    ) -> None:
+    def __init__(self, connection: Connection, head: Head, keep_alive: bool) -> None:
         self.context = connection.context
-        self.start_line = start_line
-        self.headers = headers
+        self.connection = connection
+        self.start_line, self.headers, expects_continue = head
         self.keep_alive = keep_alive
-        self.is_read = False
-        self.is_answered = False
-        self.has_begun = False
-        self._connection = connection
+        self.is_open = self.is_read = self.has_begun = self.is_answered = False
         self._delegate: httputil.HTTPMessageDelegate | None = None
-        self._events: deque[bytes | None] = deque()
+        # Pieces of the body; None is its end, and an empty one the moment to ask for it.
+        self._events: deque[bytes | None] = deque((b"",) if expects_continue else ())
         self._is_waiting = False
+        self._is_delivered = False
+        self._is_lost = False
         self._chunked = False
         self._remaining: int | None = None
         self._close_callback: Callable[[], None] | None = None
@@ -53,11 +58,14 @@ class Exchange(httputil.HTTPConnection):
 
     def open(self) -> None:
         """Its turn has come: hand the head to the application, then whatever has been read since."""
-        self._delegate = self._connection.application.start_request(self._connection, self)
-        self._wait_for(self._delegate.headers_received(self.start_line, self.headers))
-        if self.headers.get("Expect", "").lower() == "100-continue" and not (self.has_begun or self.is_read):
-            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._play()
+        self.is_open = True
+        try:
+            self._delegate = self.connection.application.start_request(self.connection, self)
+            self._wait_for(self._delegate.headers_received(self.start_line, self.headers))
+        except Exception as error:
+            self._failed(error)
+        else:
+            self._play()
 
     def body_received(self, chunk: bytes) -> None:
         """A piece of the body."""
@@ -69,14 +77,22 @@ class Exchange(httputil.HTTPConnection):
         self._event(None)
 
     def connection_lost(self) -> None:
-        """The client is gone: tell the application, once."""
+        """The client is gone: tell the application, once.
+
+        Like tornado: the delegate while it still waits for the request, the close callback after that.
+        """
         delegate, self._delegate = self._delegate, None
         callback, self._close_callback = self._close_callback, None
+        self._is_lost = True
         self._events.clear()
-        if callback is not None:
-            callback()
-        if delegate is not None and not self.is_answered:
-            delegate.on_connection_close()
+        try:
+            if not self._is_delivered:
+                if delegate is not None:
+                    delegate.on_connection_close()
+            elif callback is not None:
+                callback()
+        except Exception as error:
+            self._log(error)
 
     def _event(self, event: bytes | None) -> None:
         self._events.append(event)
@@ -85,32 +101,50 @@ class Exchange(httputil.HTTPConnection):
 
     def _play(self) -> None:
         """Give the application what has been read, while it takes it and has not answered."""
-        while self._events and not self._is_waiting and self._delegate is not None:
-            event = self._events.popleft()
-            if event is None:
-                if not self.is_answered:
+        try:
+            while self._events and not self._is_waiting and self._delegate is not None:
+                event = self._events.popleft()
+                if self.is_answered:
+                    continue
+                if event is None:
+                    self._is_delivered = True
                     self._delegate.finish()
-            elif not self.is_answered:
-                self._wait_for(self._delegate.data_received(event))
+                elif event:
+                    self._wait_for(self._delegate.data_received(event))
+                elif not (self.has_begun or self.is_read or self._events):
+                    self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        except Exception as error:
+            self._failed(error)
 
     def _wait_for(self, taken: Awaitable[None] | None) -> None:
         """Hold everything that follows until the application has taken what it was given."""
         if taken is None:
             return
         self._is_waiting = True
-        self._connection.hold_reading()
+        self.connection.hold_reading()
 
         async def wait() -> None:
             try:
                 await taken
-            except Exception:
-                self._connection.abort()
-                raise
+            except Exception as error:
+                self._failed(error)
             self._is_waiting = False
-            self._connection.release_reading()
+            self.connection.release_reading()
             self._play()
 
-        self._connection.spawn(wait())
+        self.connection.spawn(wait())
+
+    def _failed(self, error: Exception) -> None:
+        """The application's code raised: that is this request's end, and its connection's."""
+        if isinstance(error, httputil.HTTPInputError):  # how tornado's code refuses a request
+            self.connection.failed(self, 400, "the request is malformed")
+        else:
+            self._log(error)
+            self.connection.failed(self, 500, "the request could not be handled")
+
+    def _log(self, error: Exception) -> None:
+        line = self.start_line
+        _log.error("%s %s could not be handled", line.method, ascii(line.path)[1:-1], exc_info=error)
 
     # -- the answer, from the application
 
@@ -127,25 +161,23 @@ class Exchange(httputil.HTTPConnection):
         """Write the head and the first piece of the body.
 
         Raises:
-            ValueError: a line break in a header.
-            tornado.iostream.StreamClosedError: the client is gone.
+            ValueError: a line break in a header, or text that is not Latin-1.
         """
         assert isinstance(start_line, httputil.ResponseStartLine)
-        if self._connection.is_closed:
-            raise iostream.StreamClosedError
-        self.has_begun = True
+        if self._is_lost or self.connection.is_closed:
+            return _closed()
         method = self.start_line.method
         bodyless = method == "HEAD" or start_line.code in _NO_BODY
         length = headers.get("Content-Length")
         http_1_1 = self.start_line.version == "HTTP/1.1"
         self._chunked = length is None and http_1_1 and not bodyless
         self._remaining = 0 if bodyless else int(length) if length is not None else None
-        if headers.get("Connection", "").lower() == "close" or self._connection.is_draining:
+        if headers.get("Connection", "").lower() == "close" or self.connection.is_draining:
             self.keep_alive = False
         if length is None and not http_1_1 and not bodyless:
             self.keep_alive = False  # the end of the connection is the end of the body
         lines = [f"HTTP/1.1 {start_line.code} {start_line.reason}"]
-        lines += [f"{name}: {value}" for name, value in headers.get_all() if name != "Connection"]
+        lines += [f"{name}: {value}" for name, value in headers.get_all() if name not in _OURS]
         if self._chunked:
             lines.append("Transfer-Encoding: chunked")
         if not self.keep_alive:
@@ -158,30 +190,40 @@ class Exchange(httputil.HTTPConnection):
         data = head.encode("latin-1") + b"\r\n\r\n"
         if chunk:
             data += self._framed(chunk)
-        return self._connection.write(data)
+        self.has_begun = True
+        return self.connection.write(data)
 
     def write(self, chunk: bytes) -> asyncio.Future[None]:
         """Write a piece of the body; the future is done when the client has taken enough for more."""
-        if self._connection.is_closed:
-            raise iostream.StreamClosedError
-        return self._connection.write(self._framed(chunk))
+        if self._is_lost or self.connection.is_closed:
+            return _closed()
+        if self.is_answered:
+            raise RuntimeError("a piece of an answer behind its end")
+        if not self.has_begun:
+            self.connection.abort()  # its head could not be written, and the application goes on
+            return _closed()
+        return self.connection.write(self._framed(chunk))
 
     def finish(self) -> None:
         """The answer is complete."""
-        if self.is_answered:
+        if self.is_answered or self._is_lost:
             return
-        if self._remaining:
-            self._connection.abort()  # the client waits for bytes that will not come
+        if not self.has_begun:
+            self.connection.abort()  # its head could not be written
+            return
+        if self._remaining and not self.connection.is_closed:
+            self.connection.abort()  # the client waits for bytes that will not come
             raise httputil.HTTPOutputError(f"Tried to write {self._remaining} bytes less than Content-Length")
-        if self._chunked and not self._connection.is_closed:
-            self._connection.write(b"0\r\n\r\n")
+        if self._chunked and not self.connection.is_closed:
+            self.connection.write(b"0\r\n\r\n")
         self.is_answered = True
         self._close_callback = None
-        self._connection.answered(self)
+        self.connection.answered(self)
 
     def close(self) -> None:
-        """Drop the connection after what is written is sent."""
-        self._connection.close()
+        """Drop the connection after what is written is sent; once it lingers, that is its own business."""
+        if not self.connection.lingers:
+            self.connection.close()
 
     def _framed(self, chunk: bytes) -> bytes:
         if self._remaining is not None:
@@ -190,11 +232,19 @@ class Exchange(httputil.HTTPConnection):
                 if self.start_line.method == "HEAD":
                     self._remaining = 0
                     return b""
-                self._connection.abort()
+                self.connection.abort()
                 raise httputil.HTTPOutputError("Tried to write more data than Content-Length")
         if self._chunked and chunk:
             return b"%x\r\n%b\r\n" % (len(chunk), chunk)
         return chunk
+
+
+def _closed() -> asyncio.Future[None]:
+    """What a write to nobody gives, as tornado's: who awaits it is told, who does not is left alone."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.set_exception(iostream.StreamClosedError())
+    future.exception()
+    return future
 
 
 def refusal(status: int, reason: str, body: bytes) -> bytes:

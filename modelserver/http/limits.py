@@ -18,6 +18,9 @@ class Limits:
     body_idle_s: float = 20.0
     """A body must go on within this; else 408."""
 
+    min_body_rate: float = 512.0
+    """Bytes per second: a body that stays below it for ``body_idle_s`` has not gone on."""
+
     write_idle_s: float = 60.0
     """A client must take something of its answer within this; else its connection is dropped."""
 
@@ -26,3 +29,6 @@ class Limits:
 
     max_header_fields: int = 200
     """Number of header fields; else 431."""
+
+    sweep_s: float = 1.0
+    """How often deadlines are looked at."""

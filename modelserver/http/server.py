@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Sequence
 
@@ -16,7 +17,8 @@ from tornado import httputil
 from modelserver.http.connection import Connection
 from modelserver.http.limits import Limits
 
-_SWEEP_S = 1.0
+_log = logging.getLogger("modelserver.server")
+
 _BACKLOG = 1024
 
 
@@ -45,6 +47,11 @@ class HTTPServer:
         self._servers: list[asyncio.Server] = []
         self._sockets: Sequence[socket.socket] = ()
         self._sweeper: asyncio.TimerHandle | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an answer is owed or still on its way to a client."""
+        return any(connection.is_busy for connection in self.connections)
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         """Accept on listening sockets."""
@@ -86,10 +93,13 @@ class HTTPServer:
 
     def closed(self, connection: Connection) -> None:
         """A connection has ended; tornado's applications want to know."""
-        self.application.on_close(connection)
+        try:
+            self.application.on_close(connection)
+        except Exception:
+            _log.exception("on_close of the application failed")
 
     def _sweep(self) -> None:
+        self._sweeper = self._loop.call_later(self.limits.sweep_s, self._sweep)
         now = self.now()
         for connection in [each for each in self.connections if each.deadline < now]:
             connection.expire()
-        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)

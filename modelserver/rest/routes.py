@@ -87,6 +87,12 @@ class Application(web.Application):
         """tornado's own way to a ``RequestHandler``."""
         return super().start_request(server_conn, request_conn)
 
+    def on_close(self, server_conn: object) -> None:
+        """Called by the connection when it has ended: whatever was asked on it needs no answer any more."""
+        in_flight = self.dataplane.lifecycle.in_flight
+        for request in [each for each in in_flight if getattr(each, "connection", None) is server_conn]:
+            in_flight.discard(request)
+
     def log_request(self, handler: web.RequestHandler) -> None:
         """Called by tornado when a ``RequestHandler`` has finished."""
         request = handler.request

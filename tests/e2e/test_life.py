@@ -115,7 +115,7 @@ def test_arguments_of_kserve_that_do_nothing_are_named():
 def test_a_model_that_is_not_ready_is_loaded_by_the_server(server, workers, is_async):
     with server("--workers", workers, LOAD="later", ASYNC=is_async) as running:
         assert running.wait_ready("model").predict(ROWS).json()["predictions"] == ["answer"]
-        assert "Model model loaded in" in running.text()
+        wait_until(lambda: "Model model loaded in" in running.text(), what="the line of the first worker")
 
 
 def test_requests_get_503_while_the_model_loads_and_the_server_is_alive(server):

@@ -6,7 +6,7 @@ import modelserver
 
 
 class Squares(modelserver.Model):
-    """Says beside each square how many rows shared its call, which takes long enough for requests to gather."""
+    """Says beside each square how many rows shared its call; a call is long enough for rows to gather."""
 
     max_batch_size = 8
 
