@@ -157,7 +157,8 @@ class Service:
                 continue
             body = orjson.dumps(example, option=orjson.OPT_SERIALIZE_NUMPY).decode()
             if len(body) > _MAX_CURL_LINE:
-                body = "@request.json"
+                _log.info("Model %s: a request of %d bytes works, too long to show", model.name, len(body))
+                continue
             body = body.replace("'", "'\\''")
             _log.info("Try: curl localhost:%d/v1/models/%s:predict -d '%s'", port, model.name, body)
 
