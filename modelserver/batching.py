@@ -123,7 +123,7 @@ class Batcher:
     def _run_inline(self, batch: list[_Waiting], size: int) -> None:
         try:
             results = self._runner.run_inline(size, self._call, [waiting.item for waiting in batch])
-        except Exception as error:
+        except BaseException as error:  # left alone, it would end this turn and nobody would be answered
             for half in _halves_or_fail(batch, error):
                 self._run_inline(half, size)
         else:
@@ -139,14 +139,17 @@ class Batcher:
     async def _try_elsewhere(self, batch: list[_Waiting], size: int) -> None:
         try:
             results = await self._runner.run_elsewhere(size, self._call, [waiting.item for waiting in batch])
-        except Exception as error:
+        except BaseException as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # the loop ends
+                raise
             for half in _halves_or_fail(batch, error):
                 await self._try_elsewhere(half, size)
         else:
             _answer(batch, results)
 
 
-def _halves_or_fail(batch: list[_Waiting], error: Exception) -> tuple[list[_Waiting], ...]:
+def _halves_or_fail(batch: list[_Waiting], error: BaseException) -> tuple[list[_Waiting], ...]:
     """What to try next: two smaller batches; or nothing, if the item is alone and the error its own.
 
     A function that does not keep items apart fails for all of them: cutting would only hide it.
@@ -171,6 +174,6 @@ def _answer(batch: list[_Waiting], results: Sequence[Any]) -> None:
             waiting.future.set_result(result)
 
 
-def _fail(waiting: _Waiting, error: Exception) -> None:
+def _fail(waiting: _Waiting, error: BaseException) -> None:
     if not waiting.future.done():
         waiting.future.set_exception(error)

@@ -37,8 +37,7 @@ def check(model: Model, request: Path | None, say: Callable[[str], Any]) -> None
 async def _check(model: Model, request: Path | None, say: Callable[[str], Any]) -> None:
     before = _resident_bytes()
     started = time.perf_counter()
-    loaded = await model.run_hook(model.load)
-    if not (model.ready or loaded is True):
+    if not await model.run_load():
         raise NoModelReady([model.name])
     say(f"loaded in {time.perf_counter() - started:.2f} s, {_mib(_resident_bytes() - before)} more resident")
     for label, types in (("inputs", model.get_input_types()), ("outputs", model.get_output_types())):

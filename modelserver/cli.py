@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from modelserver import logs, packaged
+from modelserver import checking, logs, packaged
 from modelserver.errors import ModelLoadError, ModelServerError, StartError
 from modelserver.model_server import ModelServer
 from modelserver.packaged import PackagedModel
@@ -135,8 +135,6 @@ def check_parser(predictors: Sequence[Predictor]) -> argparse.ArgumentParser:
 
 
 def _check(arguments: Sequence[str], predictors: Sequence[Predictor]) -> int:
-    from modelserver import checking
-
     options = check_parser(predictors).parse_args(arguments)
     with _workspace() as workspace:
         model = _build(PackagedModel.parse(options.model), predictors, options, workspace / "0")

@@ -235,6 +235,16 @@ class Model:
         result = hook() if _is_async(hook) else await self._hook_runner.run(hook)
         return await result if inspect.isawaitable(result) else result
 
+    async def run_load(self) -> bool:
+        """Run ``load`` where the model's hooks run, and take its ``True`` for ready.
+
+        Returns:
+            Whether the model is ready.
+        """
+        if await self.run_hook(self.load) is True:
+            self.ready = True
+        return self.ready
+
     @property
     def _hook_runner(self) -> HookRunner:
         # Not set in __init__: a subclass that forgets super().__init__() still works.

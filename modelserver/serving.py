@@ -132,12 +132,10 @@ class Service:
     async def _load_model(self, name: str, model: Model) -> None:
         started = time.perf_counter()
         try:
-            loaded = await model.run_hook(model.load)
+            is_ready = await model.run_load()
         except ModelLoadError as error:
             raise ModelLoadError(f"model {name}: {error}") from error
-        if loaded is True:
-            model.ready = True
-        if model.ready:
+        if is_ready:
             elapsed = time.perf_counter() - started
             (_log.info if self.announce else _log.debug)(
                 "Model %s loaded in %.2f s%s", name, elapsed, _described(model)

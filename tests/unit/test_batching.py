@@ -135,6 +135,19 @@ def test_a_bad_item_fails_alone(runner):
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("error", [BaseException("odd"), asyncio.CancelledError()])
+def test_whatever_a_call_raises_nobody_waits_for_ever(runner, error):
+    def call(items):
+        if "bad" in items:
+            raise error
+        return items
+
+    good, bad = run(["good", "bad"], call, runner)
+    assert good == "good"
+    assert isinstance(bad, type(error))
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
 def test_who_has_left_is_left_out(runner):
     calls = []
 
