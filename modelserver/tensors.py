@@ -26,6 +26,8 @@ _JSON_NAMES = {
     type(None): "null",
 }
 _NUMBER_KINDS = "fiub"
+ANY_NUMBER = "number"
+"""In the place of a dtype: what the values are, as ``array_from_json`` decides."""
 _DEFAULT_DTYPES = {"f": np.float32, "i": np.int64, "u": np.int64, "b": np.bool_}
 
 
@@ -41,7 +43,8 @@ def array_from_json(value: Any, dtype: DTypeLike | None = None, *, name: str = '
         value: a number, boolean, or a nested list of them, as a JSON parser gives it. An
             ``ndarray`` is taken as it is and only cast.
         dtype: the wanted dtype. Default: what the values are, as ``torch.tensor`` decides: float32 if
-            any has a point or exponent, int64 if all are integers, bool if all are booleans.
+            any has a point or exponent, int64 if all are integers, bool if all are booleans. ``"number"``
+            (a value of ``Model.instances_dtype``) means the same.
         name: what the value is called in error messages.
 
     Returns:
@@ -65,7 +68,8 @@ def array_from_json(value: Any, dtype: DTypeLike | None = None, *, name: str = '
         raise InvalidInput(_first_offender(value, name)) from None
     if array.dtype.kind not in _NUMBER_KINDS:
         raise InvalidInput(_first_offender(value, name))
-    wanted: np.dtype[Any] = np.dtype(_DEFAULT_DTYPES[array.dtype.kind] if dtype is None else dtype)
+    is_open = dtype is None or (isinstance(dtype, str) and dtype == ANY_NUMBER)
+    wanted: np.dtype[Any] = np.dtype(_DEFAULT_DTYPES[array.dtype.kind] if is_open else dtype)
     return _cast(array, wanted, name)
 
 
@@ -82,7 +86,8 @@ def _cast(array: np.ndarray, wanted: np.dtype[Any], name: str) -> np.ndarray:
         if got == "f" and not bool((array == np.floor(array)).all()):
             raise InvalidInput(f"{name} holds fractions, expected {wanted.name} integers")
         limits = np.iinfo(wanted)
-        if array.min() < limits.min or array.max() > limits.max:
+        low, high = array.min().item(), array.max().item()  # Python compares integers and floats exactly
+        if low < limits.min or high > limits.max:
             raise InvalidInput(
                 f"{name} holds a number outside the range of {wanted.name} [{limits.min}, {limits.max}]"
             )

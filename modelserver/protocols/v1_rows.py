@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+import numpy as np
+
 from modelserver.errors import PredictionCountError
 
 
 def batch_key(payload: Any) -> Hashable | None:
     """What two requests must have in common to be joined; ``None`` for one that must stay alone.
 
-    The other keys of the body (``signature_name``), and shape and kind of the first row, by first elements.
-    That a later row differs is found when the joined call fails, and then each request is tried alone.
+    The other keys of the body (``signature_name``), and shape and kind of the first row, by first elements;
+    for an array the shape of a row and the dtype, so that an array is never joined with lists. That a later
+    row differs is found when the joined call fails, and then each request is tried alone.
 
     >>> batch_key({"instances": [[1.5, 2.5]]}) == batch_key({"instances": [[3.5, 4.5], [5.5, 6.5]]})
     True
@@ -25,14 +28,17 @@ def batch_key(payload: Any) -> Hashable | None:
     if not isinstance(payload, dict):
         return None
     rows = payload.get("instances")
-    if not isinstance(rows, list) or not rows:
-        return None
     shape: list[Hashable] = []
-    first = rows[0]
-    while isinstance(first, list):
-        shape.append(len(first))
-        first = first[0] if first else None
-    shape.append(tuple(first) if isinstance(first, dict) else type(first).__name__)
+    if isinstance(rows, list) and rows:
+        first = rows[0]
+        while isinstance(first, list):
+            shape.append(len(first))
+            first = first[0] if first else None
+        shape.append(tuple(first) if isinstance(first, dict) else type(first).__name__)
+    elif isinstance(rows, np.ndarray) and rows.ndim and rows.size:
+        shape += ["array", rows.shape[1:], rows.dtype.str]
+    else:
+        return None
     if len(payload) > 1:
         others = sorted((name, value) for name, value in payload.items() if name != "instances")
         if not all(isinstance(value, str | int | float | bool) for _, value in others):
@@ -43,7 +49,11 @@ def batch_key(payload: Any) -> Hashable | None:
 
 def join(payloads: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One request with the rows of all. They share a ``batch_key``."""
-    rows = [row for payload in payloads for row in payload["instances"]]
+    rows: Any
+    if isinstance(payloads[0]["instances"], np.ndarray):
+        rows = np.concatenate([payload["instances"] for payload in payloads])
+    else:
+        rows = [row for payload in payloads for row in payload["instances"]]
     return {**payloads[0], "instances": rows}
 
 

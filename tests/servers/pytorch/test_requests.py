@@ -1,14 +1,16 @@
 """Requests to real networks: dtypes, objects as rows, and the text of every 400."""
 
 import asyncio
+import json
 
 import numpy as np
 import pytest
 import torch
 
 import modelserver
+from modelserver.protocols.v1_json import decode_request
 
-from .conftest import MLP, ask, refusal
+from .conftest import MLP, ask, plain, refusal
 
 ROWS = [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]
 
@@ -475,3 +477,89 @@ def test_a_request_before_load_and_after_stop_is_a_503(mlp):
         ask(model, ROWS)
         model.stop()
         assert not model.ready
+
+
+# -- rows that come as one array, because the body is large or .npy
+
+EMBEDDING = "self.out = nn.Embedding(5, 3)"
+LINEAR = "self.out = nn.Linear(4, 3)"
+
+
+@pytest.mark.parametrize(
+    ("code", "init", "dtype"),
+    [
+        ("return self.out(x)", LINEAR, np.float32),
+        ("return self.out(x)", f"{LINEAR}; self.double()", np.float64),
+        ("return self.out(x.to(torch.bfloat16)).float()", f"{LINEAR}; self.bfloat16()", np.float32),
+        ("return self.out(x)", EMBEDDING, np.int64),
+        ("a, b:: return self.out(a) + self.out(b)", LINEAR, None),
+        ("a, b=None:: return self.out(a)", LINEAR, np.float32),
+        ("return x * 2.5", "pass", "number"),
+        ("return x * self.out", "self.out = nn.Parameter(torch.ones(1).double())", None),
+    ],
+)
+def test_the_dtype_that_rows_may_be_read_as(served, code, init, dtype):
+    assert served(code, init).instances_dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("code", "init", "row"),
+    [
+        ("return self.out(x)", LINEAR, [0.1, 2, 3, 4]),
+        ("return self.out(x)", f"{LINEAR}; self.double()", [0.1, 2, 3, 4]),
+        ("return self.out(x)", LINEAR, [1, 2, 3, 4]),
+        ("return self.out(x).sum(1)", EMBEDDING, [0, 1, 2, 3]),
+        ("return self.out(x).sum(1)", EMBEDDING, [0.0, 1.0]),
+        ("return x * 2.5", "pass", [1, 2]),
+        ("return x / 3", "pass", [0.1, 16777217]),
+        ("return torch.bincount(x.flatten())[x]", "pass", [1, 2, 3]),
+        ("return x / 3 * self.out", "self.out = nn.Parameter(torch.ones(1).double())", [0.1, 16777217]),
+        ("x.zero_(); return x", "pass", [1.5, 2.5]),
+    ],
+)
+def test_a_large_body_is_answered_as_its_lists_are(served, code, init, row):
+    model = served(code, init)
+    rows = [row] * 2000
+    body = json.dumps({"instances": rows}).encode()
+    payload = decode_request(body, "", model.instances_dtype)
+    assert plain(asyncio.run(model(payload))["predictions"]) == ask(served(code, init), rows)
+
+
+@pytest.mark.parametrize(
+    ("code", "init", "row"),
+    [
+        ("return self.out(x)", LINEAR, [1.5, 2]),
+        ("return self.out(x).sum(1)", EMBEDDING, [1.5, 2]),
+        ("return self.out(x).sum(1)", EMBEDDING, [1, 9]),
+        ("return self.out(x)", LINEAR, [None, 2]),
+        ("return self.out(x)", LINEAR, {"wrong": 1}),
+    ],
+)
+def test_a_large_body_is_refused_as_its_lists_are(served, code, init, row):
+    model = served(code, init)
+    rows = [row] * 2000
+    payload = decode_request(json.dumps({"instances": rows}).encode(), "", model.instances_dtype)
+    with pytest.raises(modelserver.InvalidInput) as caught:
+        asyncio.run(model(payload))
+    assert str(caught.value) == refusal(model, rows)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "uint8", "int64"])
+def test_arrays_of_any_dtype(iris, dtype):
+    rows = np.array(ROWS).astype(dtype)
+    rows.flags.writeable = False
+    assert ask(iris, rows) == ask(iris, rows.astype(float).tolist())
+
+
+def test_an_array_of_another_kind_is_refused_in_words(iris):
+    assert refusal(iris, np.zeros((1, 4), bool)) == '"instances" holds booleans, expected float32 numbers'
+    assert refusal(iris, np.zeros((0, 4))) == 'No values in "instances": expected one row at least'
+
+
+def test_objects_are_still_taken(iris):
+    assert ask(iris, [{"x": row} for row in ROWS]) == ask(iris, ROWS)
+
+
+@pytest.mark.parametrize("instances", [7, None, "rows", {"a": 1}, True])
+def test_instances_that_are_no_list(iris, instances):
+    assert refusal(iris, instances) == 'Expected "instances" to be a list'

@@ -1,6 +1,7 @@
 """What a loaded model answers, against TensorFlow's own answers."""
 
 import base64
+import json
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from modelserver import InvalidInput, ModelNotReady, ModelServerError
+from modelserver.protocols.v1_json import decode_request
 
 IRIS = [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]
 
@@ -123,6 +125,80 @@ class TestRows:
     ) -> None:
         answer = ask(functions_model, {"signature_name": f"echo_{dtype}", "instances": sent})
         assert plain(answer) == {"predictions": got}
+
+
+class TestArrays:
+    """Rows that come as one array, because the body is large or ``.npy``."""
+
+    def test_the_dtype_that_rows_may_be_read_as(
+        self, load: Any, half_plus_two: Any, counter_export: Any
+    ) -> None:
+        assert load(half_plus_two).instances_dtype == np.float32
+        assert load(counter_export).instances_dtype == np.int64
+
+    @pytest.mark.parametrize(
+        ("names", "dtype"),
+        [
+            (["summary", "uneven"], np.float32),
+            (["summary", "divide"], None),
+            (["summary", "add"], None),
+            (["add"], None),
+            (["read"], None),
+            (["from_half"], None),
+        ],
+    )
+    def test_there_is_none_where_signatures_differ(
+        self, load: Any, functions: Any, tmp_path: Any, names: list[str], dtype: Any
+    ) -> None:
+        signatures = functions.signatures()
+        tf.saved_model.save(functions, str(tmp_path), signatures={name: signatures[name] for name in names})
+        assert load(tmp_path).instances_dtype == dtype
+
+    @pytest.mark.parametrize("others", [{}, {"signature_name": "serving_default"}])
+    def test_a_large_body_is_answered_as_its_lists_are(
+        self, load: Any, ask: Any, keras_export: Any, others: Any
+    ) -> None:
+        model = load(keras_export)
+        body = {"instances": IRIS * 500, **others}
+        payload = decode_request(json.dumps(body).encode(), "", model.instances_dtype)
+        assert isinstance(payload["instances"], np.ndarray)
+        np.testing.assert_array_equal(ask(model, payload)["predictions"], ask(model, body)["predictions"])
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"instances": IRIS * 500, "signature_name": "nobody"},
+            {"instances": IRIS * 500, "inputs": 1},
+            {"instances": [[1, 2]] * 2000},
+            {"instances": [*IRIS * 500, [1.5]]},
+            {"instances": [*IRIS * 500, [1.5, 2, 3, None]]},
+        ],
+    )
+    def test_a_large_body_is_refused_as_its_lists_are(
+        self, load: Any, ask: Any, keras_export: Any, body: Any
+    ) -> None:
+        model = load(keras_export)
+        payload = decode_request(json.dumps(body).encode(), "", model.instances_dtype)
+        texts = []
+        for each in (payload, body):
+            with pytest.raises(InvalidInput) as caught:
+                ask(model, each)
+            texts.append(str(caught.value))
+        assert texts[0] == texts[1]
+
+    def test_integers_stay_strict(self, load: Any, ask: Any, counter_export: Any) -> None:
+        model = load(counter_export)
+        payload = decode_request(json.dumps({"instances": [1.0] * 5000}).encode(), "", model.instances_dtype)
+        with pytest.raises(InvalidInput, match=r"JSON Value: 1\.0 Type: .* expected type: int64"):
+            ask(model, payload)
+
+    @pytest.mark.parametrize("dtype", ["float64", "float16", "uint8", "int64"])
+    def test_arrays_of_any_dtype(self, load: Any, ask: Any, keras_export: Any, dtype: str) -> None:
+        model = load(keras_export)
+        rows = np.array(IRIS).astype(dtype)
+        rows.flags.writeable = False
+        expected = ask(model, {"instances": rows.astype(float).tolist()})["predictions"]
+        np.testing.assert_array_equal(ask(model, {"instances": rows})["predictions"], expected)
 
 
 class TestColumns:

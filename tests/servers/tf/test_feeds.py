@@ -1,7 +1,10 @@
 """Requests to arrays: TensorFlow Serving's rules, without TensorFlow."""
 
+import base64
+import binascii
 import json
 import time
+import types
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelserver import InvalidInput, ModelServerError
+from modelserver.protocols import v1_numbers
 from tfserver import feeds, json_values
 from tfserver.feeds import feeds_from_request
 from tfserver.signature import Signature, TensorSpec, dtype_named
@@ -121,6 +125,23 @@ class TestBase64:
             assert one("string", **payload).tolist() == [data]
         assert one("string", inputs={"b64": text}).tolist() == data
         assert one("string", instances=[{"x": {"b64": text}}]).tolist() == [data]
+
+    @pytest.mark.parametrize("size", [3, 4, 5, 100_000])
+    def test_is_decoded_once(self, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        decoded = []
+
+        def decode(text: Any, **options: Any) -> bytes:
+            decoded.append(text)
+            return binascii.a2b_base64(text, **options)
+
+        monkeypatch.setattr(json_values, "binascii", types.SimpleNamespace(a2b_base64=decode))
+        text = base64.b64encode(bytes(size)).decode()
+        for form in (text, text.rstrip("=")):
+            decoded.clear()
+            assert one("string", instances=[{"b64": form}]).tolist() == [bytes(size)]
+            assert len(decoded) == 1
+            assert one("string", instances=[{"x": {"b64": form}}]).tolist() == [bytes(size)]
+            assert len(decoded) == 2
 
     @pytest.mark.parametrize("text", ["-_-_", "A", "AA=", "A===", "AAAA=", "AA==AA==", "é", "A*AA"])
     def test_refused(self, text: str) -> None:
@@ -244,3 +265,21 @@ def test_the_short_cut_agrees_with_the_contract(value: Any, kind: str) -> None:
     if fast is not None:
         assert (fast.dtype, fast.shape) == (slow.dtype, slow.shape)
         np.testing.assert_array_equal(fast, slow)
+
+
+_NUMBERS = st.one_of(st.integers(0, 3), st.integers(-(2**65), 2**65), st.floats(allow_nan=False, width=32))
+
+
+@given(
+    rows=st.integers(1, 3).flatmap(
+        lambda n: st.lists(st.lists(_NUMBERS, min_size=n, max_size=n), min_size=1)
+    ),
+    kind=st.sampled_from(["float", "double", "int8", "uint8", "int32", "int64", "uint32", "uint64"]),
+)
+def test_rows_that_were_read_as_one_array_are_fed_as_lists_are(rows: Any, kind: str) -> None:
+    """The dtype that ``TensorFlowModel`` names for large bodies changes nothing: not even what is refused."""
+    body = json.dumps({"instances": rows}).encode()
+    payload = v1_numbers.read_instances(body, dtype_named(kind).numpy)
+    if payload is not None:
+        expected, got = one(kind, instances=json.loads(body)["instances"]), one(kind, **payload)
+        assert (got.dtype, got.shape, got.tobytes()) == (expected.dtype, expected.shape, expected.tobytes())

@@ -28,7 +28,7 @@ def test_read_as_json(content_type):
     assert decode_request(BODY, content_type) == {"instances": [1]}
 
 
-@pytest.mark.parametrize("content_type", ["image/jpeg", "application/octet-stream", "application/x-npy"])
+@pytest.mark.parametrize("content_type", ["image/jpeg", "application/octet-stream", "application/x-npz"])
 def test_left_as_bytes(content_type):
     assert decode_request(BODY, content_type) == BODY
 

@@ -30,6 +30,43 @@ def test_which_requests_go_together(one, other, together):
     assert (batch_key(one) == batch_key(other)) is together
 
 
+def rows(*shape, dtype="float32", **others):
+    return {"instances": np.ones(shape, dtype), **others}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "together"),
+    [
+        (rows(1, 4), rows(2, 4), True),
+        (rows(1, 4), rows(1, 3), False),
+        (rows(1, 4), rows(1, 4, 1), False),
+        (rows(1, 4), rows(1, 4, dtype="int64"), False),
+        (rows(3), rows(2), True),
+        (rows(1, 4, signature_name="a"), rows(1, 4, signature_name="a"), True),
+        (rows(1, 4, signature_name="a"), rows(1, 4), False),
+        (rows(1, 4), request([1.0, 1.0, 1.0, 1.0]), False),
+        (rows(1), request(1.0), False),
+    ],
+)
+def test_which_arrays_go_together(one, other, together):
+    assert (batch_key(one) == batch_key(other)) is together
+    assert batch_key(one) is not None
+
+
+def test_arrays_are_joined_to_one():
+    payloads = [rows(1, 2, name="a"), {"instances": np.zeros((2, 2), "float32"), "name": "a"}]
+    joined = join(payloads)
+    assert (joined["instances"].tolist(), joined["name"]) == ([[1, 1], [0, 0], [0, 0]], "a")
+    assert joined["instances"].dtype == np.float32
+    first, second = split({"predictions": joined["instances"].sum(axis=1)}, payloads)
+    assert (first["predictions"].tolist(), second["predictions"].tolist()) == ([2], [0, 0])
+
+
+@pytest.mark.parametrize("array", [np.zeros((0, 4)), np.zeros((2, 0)), np.array(1.0)])
+def test_an_array_without_rows_or_values_stays_alone(array):
+    assert batch_key({"instances": array}) is None
+
+
 @pytest.mark.parametrize(
     "alone",
     [b"bytes", None, {}, request(), {"instances": "x"}, {"inputs": [1]}, request(1, parameters={"a": 1})],
