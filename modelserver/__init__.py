@@ -35,12 +35,14 @@ _HOMES = {
     "ServerNotReady": "errors",
     "Settings": "settings",
     "StartError": "errors",
+    "UnsupportedMediaType": "errors",
     "UnsupportedProtocol": "errors",
     "array_from_json": "tensors",
     "errors": "",
     "model": "",
     "model_server": "",
     "parser": "model_server",
+    "warm_up": "predictor",
 }
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "ServerNotReady",
     "Settings",
     "StartError",
+    "UnsupportedMediaType",
     "UnsupportedProtocol",
     "__version__",
     "array_from_json",
@@ -70,6 +73,7 @@ __all__ = [
     "model",
     "model_server",
     "parser",
+    "warm_up",
 ]
 
 if TYPE_CHECKING:
@@ -90,11 +94,12 @@ if TYPE_CHECKING:
         ServerNotLive,
         ServerNotReady,
         StartError,
+        UnsupportedMediaType,
         UnsupportedProtocol,
     )
     from modelserver.model import Model, ModelType
     from modelserver.model_server import ModelServer
-    from modelserver.predictor import Predictor
+    from modelserver.predictor import Predictor, warm_up
     from modelserver.repository.model_repository import ModelRepository
     from modelserver.settings import Settings
     from modelserver.tensors import array_from_json

@@ -61,8 +61,9 @@ class Batcher:
         self._is_busy = False
         self._is_scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None  # asking for it costs a system call
 
-    def submit(self, item: Any, *, rows: int, size: int, key: Hashable) -> asyncio.Future[Any]:
+    def submit(self, item: Any, rows: int, size: int, key: Hashable) -> asyncio.Future[Any]:
         """Queue an item; the future gets its result, or the exception that it alone raises.
 
         Args:
@@ -71,12 +72,13 @@ class Batcher:
             size: its bytes, a measure of how long it takes.
             key: only items with equal keys share a call.
         """
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(item, rows, size, key, loop.create_future())
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        waiting = _Waiting(item, rows, size, key, self._loop.create_future())
         self._queue.append(waiting)
         if not self._is_busy and not self._is_scheduled:
             self._is_scheduled = True
-            loop.call_soon(self._turn)
+            self._loop.call_soon(self._turn)
         return waiting.future
 
     def _turn(self) -> None:

@@ -31,16 +31,21 @@ class DataPlane:
         """
         return self.repository.ready_model(name)
 
-    async def infer(
+    def infer(
         self,
         model: Model,
         payload: Any,
         headers: Headers,
         response_headers: ResponseHeaders,
         model_type: ModelType = ModelType.PREDICTOR,
+        size: int = 0,
     ) -> Any:
-        """Run the model's hooks on one request; raises what they raise."""
-        return await model(payload, model_type, headers, response_headers)
+        """Run the model's hooks on one request of ``size`` bytes; raises what they raise.
+
+        Returns:
+            The answer, or an awaitable of it if it must be waited for.
+        """
+        return model.begin(payload, model_type, headers, response_headers, size)
 
     def model_names(self) -> Sequence[str]:
         """Registered models, in the order of registration, ready or not."""

@@ -3,6 +3,7 @@
     ModelServerError                500
     +-- InvalidInput                400  the request is wrong; say what was got and what was wanted
     +-- PayloadTooLarge             413  the body passes --max_buffer_size
+    +-- UnsupportedMediaType        415  the body has a Content-Encoding that is not taken
     +-- ModelNotFound               404
     +-- ModelNotReady               503
     +-- ServerNotReady              503
@@ -52,12 +53,19 @@ class PayloadTooLarge(ModelServerError):
 
     status = 413
 
-    def __init__(self, size: int, limit: int, *, counted: bool = False) -> None:
-        at_least = "at least " if counted else ""
+    def __init__(self, size: int, limit: int, *, counted: bool = False, inflated: bool = False) -> None:
+        at_least = "at least " if counted or inflated else ""
+        body = "inflated request body" if inflated else "request body"
         super().__init__(
-            f"The request body has {at_least}{size} bytes and the limit is {limit}. "
+            f"The {body} has {at_least}{size} bytes and the limit is {limit}. "
             f"Raise it with --max_buffer_size (bytes)."
         )
+
+
+class UnsupportedMediaType(ModelServerError):
+    """The request body is coded in a way that is not taken."""
+
+    status = 415
 
 
 class ModelNotFound(ModelServerError):

@@ -13,7 +13,7 @@ import asyncio
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -25,9 +25,6 @@ SHORT_S = 0.001
 
 _PROOF_CALLS = 16
 
-request_bytes: contextvars.ContextVar[int] = contextvars.ContextVar("request_bytes", default=0)
-"""Size of the request that is being answered; a door sets it. What a call costs grows with it."""
-
 
 class _Job(NamedTuple):
     loop: asyncio.AbstractEventLoop
@@ -35,7 +32,7 @@ class _Job(NamedTuple):
     context: contextvars.Context
     function: Callable[..., Any]
     args: tuple[Any, ...]
-    size: int
+    size: int | None
 
 
 class ModelThreads:
@@ -68,24 +65,23 @@ class ModelThreads:
         for number in range(count):
             threading.Thread(target=self._work, name=f"model-{name}-{number}", daemon=True).start()
 
-    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call ``function(*args)``, in the caller's context variables.
+    def start(self, size: int, function: Callable[..., Any], *args: Any) -> Any:
+        """Call ``function(*args)`` for a request of ``size`` bytes: here if that is short, else on a thread.
 
-        A call whose caller was cancelled while it waited is never made.
+        Returns:
+            The result, or an ``asyncio.Future`` of it.
         """
-        size = request_bytes.get()
         if self.may_run_inline(size):
             return self.run_inline(size, function, *args)
-        return await self.run_elsewhere(size, function, *args)
+        return self.run_elsewhere(size, function, *args)
+
+    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call ``function(*args)`` on a thread; nothing is learned from the time it takes."""
+        return await self.run_elsewhere(None, function, *args)
 
     def batcher(self, call: Callable[[list[Any]], Sequence[Any]], max_batch_size: int) -> Submit:
         """Join what waits for the model: see ``batching``."""
-        batcher = Batcher(call, self, max_batch_size)
-
-        def submit(item: Any, rows: int, key: Hashable) -> asyncio.Future[Any]:
-            return batcher.submit(item, rows=rows, size=request_bytes.get(), key=key)
-
-        return submit
+        return Batcher(call, self, max_batch_size).submit
 
     def may_run_inline(self, size: int) -> bool:
         """Whether a request of this size has been answered quickly often enough, and lately.
@@ -107,8 +103,13 @@ class ModelThreads:
         finally:
             self._learn(self._clock() - started, size)
 
-    def run_elsewhere(self, size: int, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        """Queue it for the threads."""
+    def run_elsewhere(
+        self, size: int | None, function: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """Queue it for the threads, in the caller's context variables.
+
+        A call whose caller has cancelled the future while it waited is never made.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._pending += 1
@@ -147,7 +148,7 @@ class ModelThreads:
     def _deliver(self, job: _Job, result: Any, error: BaseException | None, seconds: float | None) -> None:
         """Back on the loop; ``seconds`` is ``None`` for a call that was not made."""
         self._pending -= 1
-        if seconds is not None:
+        if seconds is not None and job.size is not None:
             self._learn(seconds, job.size)
         if job.future.done():
             return

@@ -53,6 +53,8 @@ class Connection(Outgoing):
         self._parser = httptools.HttpRequestParser(self)
         self._line: deque[Exchange] = deque()  # the first one is being answered
         self._reading: Exchange | None = None  # the last one, while its body comes
+        self._is_between = True  # requests: nothing of the next one has come
+        self._raw_head = b""  # of a request that came in one piece so far
         self._in_head = False
         self._knows_head = False
         self._url = b""
@@ -97,6 +99,16 @@ class Connection(Outgoing):
             if self._discarded > _LINGER_BYTES:
                 self.abort()
             return
+        if self._is_between:
+            end = data.find(b"\r\n\r\n") + 4
+            self._raw_head = raw = data[:end]
+            known = self._server.known_heads.get(raw)
+            if known is not None and known.length == size - end and not self._line and not self._is_full:
+                exchange = Exchange(self, known.head, True)
+                self._line.append(exchange)
+                self.deadline = _NEVER
+                exchange.open_whole(data[end:])
+                return
         self._read_size = size
         self._stalled_bytes += size
         self._feed(data)
@@ -138,6 +150,7 @@ class Connection(Outgoing):
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        self._is_between = False
         if self._knows_head:
             return
         self._in_head = True
@@ -181,7 +194,11 @@ class Connection(Outgoing):
         except HeadRefused as refused:
             self._refuse(refused.status, refused.reason)
             return
-        exchange = self._reading = Exchange(self, head, parser.should_keep_alive())
+        keep_alive = parser.should_keep_alive()
+        if self._raw_head and keep_alive and not parser.should_upgrade():
+            self._server.known_heads.learn(self._raw_head, head, self._url, fields)
+        self._raw_head = b""
+        exchange = self._reading = Exchange(self, head, keep_alive)
         self._line.append(exchange)
         if len(self._line) == 1 and not self._is_full:
             self.deadline = self._server.now() + limits.body_idle_s
@@ -206,6 +223,7 @@ class Connection(Outgoing):
             if self._reading is None:
                 return  # the application failed
         self._reading = None
+        self._is_between = True
         if len(self._line) == 1 and not self._is_full:
             self.deadline = _NEVER  # it is the server's turn now
         if not exchange.keep_alive:

@@ -1,12 +1,14 @@
 """A request's head: from what the parser found to tornado's start line and headers, or a refusal.
 
-Rules of the room: pure functions. llhttp is strict about bytes (characters, line ends, Content-Length, its
-conflict with Transfer-Encoding); what it lets through and this server must not is refused here.
+Rules of the room: no connection and no state of one. llhttp is strict about bytes (characters, line ends,
+Content-Length, its conflict with Transfer-Encoding); what it lets through and this server must not is refused
+here.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from tornado import httputil
 
@@ -29,13 +31,104 @@ class HeadRefused(Exception):
         self.reason = reason
 
 
+class Headers(httputil.HTTPHeaders):
+    """A request's header fields, which become tornado's dictionary only when somebody uses it as one.
+
+    The hot verbs need a field or two, and building the dictionary takes 4 us. ``lowered`` answers them.
+
+    Attributes:
+        lowered: value by lower-case name; the values of a name that came twice are joined by a comma. Not to
+            be changed: other requests with the same head share it.
+    """
+
+    def __init__(self, fields: list[tuple[str, str]], lowered: Mapping[str, str]) -> None:
+        self._fields: list[tuple[str, str]] | None = fields
+        self.lowered = lowered
+
+    def __getattr__(self, name: str) -> Any:
+        """Called for what the base class would have set up."""
+        fields = self.__dict__.get("_fields")
+        if fields is None:
+            raise AttributeError(name)
+        self._fields = None
+        super().__init__()
+        for field, value in fields:
+            if field in self:
+                self.add(field, value)
+            else:
+                self[field] = value
+        return getattr(self, name)
+
+
 class Head(NamedTuple):
     """What an application gets to know first."""
 
     start_line: httputil.RequestStartLine
-    headers: httputil.HTTPHeaders
+    fields: list[tuple[str, str]]
+    lowered: Mapping[str, str]
     expects_continue: bool
     """The client waits to be asked for its body (RFC 9110, 10.1.1)."""
+
+    def headers(self) -> Headers:
+        """The fields as an application wants them, which may change them."""
+        return Headers(self.fields, self.lowered)
+
+
+class KnownHead(NamedTuple):
+    """A head that came before."""
+
+    head: Head
+    length: int
+    """Bytes of the body behind it."""
+
+
+class KnownHeads:
+    """What the parser said of heads, by their bytes: a client sends the same ones again and again.
+
+    Parsing a small request takes 7 us, finding its head here 0.4. Only heads that leave nothing to decide are
+    kept: HTTP/1.1, another request may follow, a plain Content-Length or no body. And only if writing the
+    parsed head out again gives the very same bytes, so that nobody's reading of line ends or blanks can differ.
+    """
+
+    _MOST = 512
+    _LONGEST = 2048
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, KnownHead] = {}
+        self.get = self._heads.get
+
+    def learn(self, raw: bytes, head: Head, target: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+        """Keep a head of a request that may be followed by another.
+
+        Args:
+            raw: the bytes up to and with the empty line.
+            head: what was made of them.
+            target: as parsed.
+            fields: as parsed.
+        """
+        lowered = head.lowered
+        if (
+            len(raw) > self._LONGEST
+            or head.expects_continue
+            or head.start_line.version != "HTTP/1.1"
+            or "transfer-encoding" in lowered
+            or "upgrade" in lowered
+        ):
+            return
+        lines = [b"%s %s HTTP/1.1" % (head.start_line.method.encode(), target)]
+        lines += [b"%s: %s" % field for field in fields]
+        if raw != b"\r\n".join(lines) + b"\r\n\r\n":
+            return
+        if len(self._heads) >= self._MOST:
+            self._heads.clear()
+        self._heads[raw] = KnownHead(head, int(lowered.get("content-length", "0")))
+
+
+def lowered(headers: httputil.HTTPHeaders) -> Mapping[str, str]:
+    """The fields of a request by lower-case name, not to be changed, on whatever connection it came."""
+    if isinstance(headers, Headers):
+        return headers.lowered
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def read_head(method: str, target: str, version: str, fields: list[tuple[bytes, bytes]]) -> Head:
@@ -53,24 +146,25 @@ def read_head(method: str, target: str, version: str, fields: list[tuple[bytes, 
     full_version = _VERSIONS.get(version)
     if full_version is None:  # llhttp takes 0.9 and 2.0 too
         raise HeadRefused(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
-    headers = httputil.HTTPHeaders()
-    seen: dict[bytes, str] = {}
-    for name, raw in fields:
+    headers: list[tuple[str, str]] = []
+    seen: dict[str, str] = {}
+    for raw_name, raw_value in fields:
+        name = raw_name.decode("latin-1")
+        value = raw_value.decode("latin-1").rstrip(" \t")
         key = name.lower()
-        value = raw.decode("latin-1").rstrip(" \t")
         if key not in seen:
             seen[key] = value
-            headers[name.decode("latin-1")] = value
-        elif key == b"host":
+        elif key == "host":
             raise HeadRefused(400, "the request has more than one Host header")
         else:
-            headers.add(name.decode("latin-1"), value)
-    host = seen.get(b"host")
+            seen[key] = f"{seen[key]},{value}"
+        headers.append((name, value))
+    host = seen.get("host")
     if host is None and version == "1.1":
         raise HeadRefused(400, "the request has no Host header")
     if host is not None and "," in host:
         raise HeadRefused(400, "the request has more than one host in its Host header")
-    coding = seen.get(b"transfer-encoding")
+    coding = seen.get("transfer-encoding")
     if coding is not None:
         if version == "1.0":  # RFC 9112, 6.1: its framing is faulty
             raise HeadRefused(400, "HTTP/1.0 has no Transfer-Encoding")
@@ -79,9 +173,10 @@ def read_head(method: str, target: str, version: str, fields: list[tuple[bytes, 
     if method == "CONNECT":
         raise HeadRefused(405, "this server is no proxy")
     if target[0] != "/" and target != "*":
-        target = _origin_form(target, headers)
-    expects = version == "1.1" and seen.get(b"expect", "").lower() == "100-continue"
-    return Head(httputil.RequestStartLine(method, target, full_version), headers, expects)
+        target, seen["host"] = _origin_form(target)
+        headers = [field for field in headers if field[0].lower() != "host"] + [("Host", seen["host"])]
+    expects = version == "1.1" and seen.get("expect", "").lower() == "100-continue"
+    return Head(httputil.RequestStartLine(method, target, full_version), headers, seen, expects)
 
 
 def check_size(target: bytes, fields: list[tuple[bytes, bytes]], limits: Limits) -> None:
@@ -96,11 +191,10 @@ def check_size(target: bytes, fields: list[tuple[bytes, bytes]], limits: Limits)
         raise HeadRefused(431, f"the request's head is over {limits.max_head_bytes} bytes")
 
 
-def _origin_form(target: str, headers: httputil.HTTPHeaders) -> str:
-    """The path of ``http://host/path``, whose host goes before the Host header (RFC 9112, 3.2.2).
+def _origin_form(target: str) -> tuple[str, str]:
+    """The path and the host of ``http://host/path``, whose host goes before the Host header (RFC 9112, 3.2.2).
 
-    >>> headers = httputil.HTTPHeaders({"Host": "other"})
-    >>> _origin_form("http://host:80?x=1", headers), headers["Host"]
+    >>> _origin_form("http://host:80?x=1")
     ('/?x=1', 'host:80')
     """
     after_scheme = target.partition("://")[2]
@@ -108,5 +202,4 @@ def _origin_form(target: str, headers: httputil.HTTPHeaders) -> str:
     authority, path = after_scheme[:cut], after_scheme[cut:]
     if not authority:
         raise HeadRefused(400, "the request target is no path and no URL")
-    headers["Host"] = authority
-    return path if path.startswith("/") else f"/{path}"
+    return (path if path.startswith("/") else f"/{path}"), authority

@@ -10,9 +10,10 @@ import re
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from http.client import responses
+from types import MappingProxyType
+from typing import NamedTuple
 
 from tornado import httputil, web
 
@@ -25,33 +26,64 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+class Answer(NamedTuple):
     """A status, a body and its headers."""
 
     status: int
     body: bytes
     content_type: str = JSON_TYPE
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = NO_HEADERS
+
+    def send(self, connection: httputil.HTTPConnection) -> None:
+        """Write it, and end the exchange.
+
+        Raises:
+            StreamClosedError: the client is gone, on a connection that says so.
+        """
+        write_answer = getattr(connection, "write_answer", None)  # only the server's own connection has it
+        if write_answer is None or self.headers:
+            connection.write_headers(*self.head(), self.body)
+            connection.finish()
+        else:
+            head = _plain_head(self.status, self.content_type, int(time.time()))
+            write_answer(b"%b%d\r\n" % (head, len(self.body)), self.body)
+
+    def as_gzip(self, body: bytes) -> Answer:
+        """The same answer with its body as gzip."""
+        coded = {**self.headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+        return self._replace(body=body, headers=coded)
 
     def head(self) -> tuple[httputil.ResponseStartLine, httputil.HTTPHeaders]:
         """Start line and headers. The reason phrase is the standard's: no user's text goes there."""
-        headers = httputil.HTTPHeaders()
-        headers["Server"] = "modelserver"
-        headers["Date"] = _date(int(time.time()))
-        # Exactly application/json, without a charset: KServe's client shows an error's text only then.
-        headers["Content-Type"] = self.content_type
+        headers = httputil.HTTPHeaders(_fields(self.content_type, int(time.time())))
         for name, value in self.headers.items():
             headers[name] = value
         headers["Content-Length"] = str(len(self.body))
-        reason = responses.get(self.status, "Unknown")
-        return httputil.ResponseStartLine("HTTP/1.1", self.status, reason), headers
+        return httputil.ResponseStartLine("HTTP/1.1", self.status, _reason(self.status)), headers
 
 
-@lru_cache(maxsize=1)
-def _date(second: int) -> str:
-    """The Date field (RFC 9110, 6.6.1), made once a second."""
-    return httputil.format_timestamp(second)
+def _fields(content_type: str, second: int) -> dict[str, str]:
+    # Exactly application/json, without a charset: KServe's client shows an error's text only then.
+    return {
+        "Server": "modelserver",
+        "Date": httputil.format_timestamp(second),  # RFC 9110, 6.6.1
+        "Content-Type": content_type,
+    }
+
+
+def _reason(status: int) -> str:
+    return responses.get(status, "Unknown")
+
+
+@lru_cache(maxsize=16)
+def _plain_head(status: int, content_type: str, second: int) -> bytes:
+    """The head of all answers of one kind in one second, up to the body's length."""
+    lines = [f"HTTP/1.1 {status} {_reason(status)}"]
+    lines += [f"{name}: {value}" for name, value in _fields(content_type, second).items()]
+    return ("\r\n".join(lines) + "\r\nContent-Length: ").encode("latin-1")
 
 
 def checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:

@@ -8,16 +8,17 @@ dataplane's, the bytes are the protocol's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from tornado import httputil, iostream
 
 from modelserver.dataplane import DataPlane
-from modelserver.execution import request_bytes
+from modelserver.http.head import lowered
 from modelserver.model import ModelType
 from modelserver.protocols import v1_json
-from modelserver.rest.answers import Answer, checked_headers, error_answer
+from modelserver.rest.answers import NO_HEADERS, Answer, checked_headers, error_answer
+from modelserver.rest.coding import BodySizes, gzipped, inflate, is_quick, is_worth_gzip, takes_gzip
 
 # Never sent: what the log says of a request whose client left. 499 is nginx's number for it.
 _GONE = Answer(499, b"")
@@ -29,29 +30,33 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
 
     Args:
         dataplane: the service.
+        sizes: bounds of bodies.
         connection: where the answer goes.
         model_name: as in the URL, decoded.
         model_type: predict or explain.
         done: called once with the answer when it is written or the client is gone.
     """
 
+    _waits_for: asyncio.Future[Any] | None = None
+    _client_gone = False
+
     def __init__(
         self,
         dataplane: DataPlane,
+        sizes: BodySizes,
         connection: httputil.HTTPConnection,
         model_name: str,
         model_type: ModelType,
         done: Callable[[Answer], None],
     ) -> None:
         self._dataplane = dataplane
+        self._sizes = sizes
         self._connection = connection
         self._model_name = model_name
         self._model_type = model_type
         self._done = done
         self._chunks: list[bytes] = []
-        self._headers = httputil.HTTPHeaders()
-        self._task: asyncio.Task[None] | None = None
-        self._client_gone = False
+        self._headers: Mapping[str, str] = {}
 
     def headers_received(
         self,
@@ -59,7 +64,7 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         headers: httputil.HTTPHeaders,
     ) -> Awaitable[None] | None:
         """Keep the headers."""
-        self._headers = headers
+        self._headers = lowered(headers)
         return None
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
@@ -69,45 +74,78 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
 
     def finish(self) -> None:
         """The request is complete: answer it."""
+        self._response_headers: dict[str, str] = {}
+        try:
+            result = self._begin()
+            answer = None if hasattr(result, "__await__") else self._answer(result)
+        except BaseException as error:  # one request's failure, of whatever kind, is that request's answer
+            answer = self._failure(error)
+        if answer is not None:
+            self._finish(answer)
+            return
         # Not in the interface: tornado's connection tells of a client that leaves from now on only so.
         set_close_callback = getattr(self._connection, "set_close_callback", None)
         if set_close_callback is not None:
             set_close_callback(self.on_connection_close)
-        self._task = asyncio.get_running_loop().create_task(self._respond())
+        self._waits_for = asyncio.ensure_future(result)
+        self._waits_for.add_done_callback(self._end)
 
     def on_connection_close(self) -> None:
         """The client is gone: what still waits in the model's queue is dropped."""
         self._client_gone = True
-        if self._task is not None:
-            self._task.cancel()
+        if self._waits_for is not None:
+            self._waits_for.cancel()
 
-    async def _respond(self) -> None:
-        answer = _GONE
+    def _begin(self) -> Any:
+        model = self._dataplane.model(self._model_name)
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        coding = self._headers.get("content-encoding")
+        if coding is not None:
+            body = inflate(body, coding, self._sizes.most_in)
+        size = len(body)
+        payload = v1_json.decode_request(body, self._headers.get("content-type", ""), model.instances_dtype)
+        del body
+        return self._dataplane.infer(
+            model, payload, self._headers, self._response_headers, self._model_type, size
+        )
+
+    def _end(self, future: asyncio.Future[Any]) -> None:
         try:
-            answer = await self._answer()
-            self._connection.write_headers(*answer.head(), answer.body)
-            self._connection.finish()
+            answer = self._answer(future.result())
+        except BaseException as error:
+            is_cancelled = self._client_gone and isinstance(error, asyncio.CancelledError)
+            answer = _GONE if is_cancelled else self._failure(error)
+        self._finish(answer)
+
+    def _answer(self, result: Any) -> Answer:
+        body, content_type = v1_json.encode_response(result)
+        headers = self._response_headers
+        return Answer(200, body, content_type, checked_headers(headers) if headers else NO_HEADERS)
+
+    def _failure(self, error: BaseException) -> Answer:
+        return error_answer(error, f"{_VERB[self._model_type]} of model {self._model_name}")
+
+    def _finish(self, answer: Answer) -> None:
+        """Send an answer, as gzip where that is wanted and worth it."""
+        body = answer.body
+        if (
+            not is_worth_gzip(body, answer.content_type, self._sizes.gzip_from)
+            or not takes_gzip(self._headers.get("accept-encoding", ""))
+            or any(name.lower() == "content-encoding" for name in answer.headers)
+        ):
+            self._send(answer)
+        elif is_quick(body):
+            self._send(answer.as_gzip(gzipped(body)))
+        else:
+            on_thread = asyncio.get_running_loop().run_in_executor(None, gzipped, body)
+            on_thread.add_done_callback(lambda done: self._send(answer.as_gzip(done.result())))
+
+    def _send(self, answer: Answer) -> None:
+        try:
+            if answer is not _GONE:
+                answer.send(self._connection)
         except iostream.StreamClosedError:
             pass  # the client left while the model worked
         finally:
             self._done(answer)
-
-    async def _answer(self) -> Answer:
-        response_headers: dict[str, str] = {}
-        try:
-            model = self._dataplane.model(self._model_name)
-            body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-            self._chunks.clear()
-            request_bytes.set(len(body))
-            payload = v1_json.decode_request(body, self._headers.get("Content-Type", ""))
-            del body
-            headers = {name.lower(): value for name, value in self._headers.items()}
-            result: Any = await self._dataplane.infer(
-                model, payload, headers, response_headers, self._model_type
-            )
-            encoded, content_type = v1_json.encode_response(result)
-            return Answer(200, encoded, content_type, checked_headers(response_headers))
-        except BaseException as error:  # one request's failure, of whatever kind, is that request's answer
-            if self._client_gone and isinstance(error, asyncio.CancelledError):
-                raise
-            return error_answer(error, f"{_VERB[self._model_type]} of model {self._model_name}")

@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable
+from functools import lru_cache
 from urllib.parse import unquote
 
 from tornado import httputil, web
 
 from modelserver import logs
 from modelserver.dataplane import DataPlane
+from modelserver.http.head import lowered
 from modelserver.model import ModelType
 from modelserver.rest import handlers
 from modelserver.rest.answers import Answer
+from modelserver.rest.coding import BodySizes
 from modelserver.rest.inference import InferenceDelegate
 from modelserver.rest.refusal import RefusalDelegate
 
@@ -30,6 +33,7 @@ _PREFIX = "/v1/models/"
 _VERBS = {"predict": ModelType.PREDICTOR, "explain": ModelType.EXPLAINER}
 
 
+@lru_cache(maxsize=1024)
 def inference_target(method: str, path: str) -> tuple[str, ModelType] | None:
     """Model name and verb, if this is a call of a hot verb.
 
@@ -55,11 +59,11 @@ class Application(web.Application):
 
     Args:
         dataplane: the service behind the routes.
-        max_buffer_size: largest request body, in bytes.
+        sizes: bounds of bodies.
         access_log: log one line for each request.
     """
 
-    def __init__(self, dataplane: DataPlane, *, max_buffer_size: int, access_log: bool = True) -> None:
+    def __init__(self, dataplane: DataPlane, *, sizes: BodySizes, access_log: bool = True) -> None:
         context = {"dataplane": dataplane}
         super().__init__(
             [
@@ -72,8 +76,8 @@ class Application(web.Application):
             default_handler_args=context,
         )
         self.dataplane = dataplane
-        self.max_buffer_size = max_buffer_size
-        self.logs_access = access_log
+        self.sizes = sizes
+        self.access_log = logs.AccessLog() if access_log else None
 
     def start_request(
         self, server_conn: object, request_conn: httputil.HTTPConnection
@@ -98,8 +102,8 @@ class Application(web.Application):
         request = handler.request
         assert request.connection is not None
         self.dataplane.lifecycle.in_flight.discard(request.connection)
-        if self.logs_access:
-            logs.access(
+        if self.access_log is not None:
+            self.access_log.add(
                 request.connection,
                 request.method or "",
                 request.uri or "",
@@ -111,6 +115,11 @@ class Application(web.Application):
 class _Door(httputil.HTTPMessageDelegate):
     """Lets one request in: counts it, bounds its body, and hands it to the code behind its URL."""
 
+    _inner: httputil.HTTPMessageDelegate | None = None
+    _received = 0
+    _started = 0.0
+    _method = _uri = ""
+
     def __init__(
         self, application: Application, server_conn: object, connection: httputil.HTTPConnection
     ) -> None:
@@ -118,29 +127,27 @@ class _Door(httputil.HTTPMessageDelegate):
         self._server_conn = server_conn
         self._connection = connection
         self._in_flight = application.dataplane.lifecycle.in_flight
-        self._inner: httputil.HTTPMessageDelegate | None = None
-        self._received = 0
-        self._started = 0.0
-        self._method = self._uri = ""
 
     def headers_received(
         self,
         start_line: httputil.RequestStartLine | httputil.ResponseStartLine,
         headers: httputil.HTTPHeaders,
     ) -> Awaitable[None] | None:
-        assert isinstance(start_line, httputil.RequestStartLine)
         self._started = time.perf_counter()
+        assert isinstance(start_line, httputil.RequestStartLine)
         self._method, self._uri = start_line.method, start_line.path
         self._in_flight.add(self._connection)
-        length = headers.get("Content-Length", "")
-        if length.isdecimal() and int(length) > self._application.max_buffer_size:
-            return self._refuse(int(length), wait_for_body="Expect" not in headers)
-        target = inference_target(start_line.method, start_line.path)
+        application = self._application
+        fields = lowered(headers)
+        length = fields.get("content-length", "")
+        if length.isdecimal() and int(length) > application.sizes.most_in:
+            return self._refuse(int(length), wait_for_body="expect" not in fields)
+        target = inference_target(self._method, self._uri)
         if target is None:
-            self._inner = self._application.cold_request(self._server_conn, self._connection)
+            self._inner = application.cold_request(self._server_conn, self._connection)
         else:
             self._inner = InferenceDelegate(
-                self._application.dataplane, self._connection, *target, done=self._done
+                application.dataplane, application.sizes, self._connection, *target, done=self._done
             )
         return self._inner.headers_received(start_line, headers)
 
@@ -148,7 +155,7 @@ class _Door(httputil.HTTPMessageDelegate):
         assert self._inner is not None
         self._received += len(chunk)
         # A chunked body says no size beforehand.
-        if self._received > self._application.max_buffer_size and not self._refused:
+        if self._received > self._application.sizes.most_in and not self._refused:
             self._inner.on_connection_close()
             return self._refuse(self._received, wait_for_body=True, counted=True)
         return self._inner.data_received(chunk)
@@ -168,7 +175,7 @@ class _Door(httputil.HTTPMessageDelegate):
 
     def _refuse(self, size: int, *, wait_for_body: bool, counted: bool = False) -> Awaitable[None] | None:
         refusal = RefusalDelegate(
-            self._connection, size, self._application.max_buffer_size, counted, self._done
+            self._connection, size, self._application.sizes.most_in, counted, self._done
         )
         self._inner = refusal
         refusal.refuse(wait_for_body=wait_for_body)
@@ -176,6 +183,7 @@ class _Door(httputil.HTTPMessageDelegate):
 
     def _done(self, answer: Answer) -> None:
         self._in_flight.discard(self._connection)
-        if self._application.logs_access:
+        access_log = self._application.access_log
+        if access_log is not None:
             elapsed = time.perf_counter() - self._started
-            logs.access(self._connection, self._method, self._uri, answer.status, elapsed)
+            access_log.add(self._connection, self._method, self._uri, answer.status, elapsed)

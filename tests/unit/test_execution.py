@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from modelserver.execution import SHORT_S, ModelThreads, request_bytes
+from modelserver.execution import SHORT_S, ModelThreads
 
 
 def test_calls_run_one_at_a_time_in_order_of_arrival():
@@ -110,6 +110,11 @@ def test_a_result_after_the_loop_has_ended_is_dropped():
 # -- in place
 
 
+async def done(started):
+    """The result of a call that may have been made in place."""
+    return await started if asyncio.isfuture(started) else started
+
+
 def where(threads, calls, size=10, work=lambda: None):
     """The names of the threads that ran each of ``calls`` calls, one after the other."""
 
@@ -118,8 +123,7 @@ def where(threads, calls, size=10, work=lambda: None):
         return threading.current_thread().name
 
     async def main():
-        request_bytes.set(size)
-        return [await threads.run(call) for _ in range(calls)]
+        return [await done(threads.start(size, call)) for _ in range(calls)]
 
     return asyncio.run(main())
 
@@ -187,11 +191,9 @@ def test_a_short_call_does_not_overtake_one_on_the_thread(proven):
         order.append("slow")
 
     async def main():
-        request_bytes.set(1000)  # too large to run in place
-        first = asyncio.ensure_future(proven.run(slow))
+        first = proven.start(1000, slow)  # too large to run in place
         await asyncio.to_thread(started.wait, 10)
-        request_bytes.set(10)
-        second = asyncio.ensure_future(proven.run(order.append, "short"))
+        second = proven.start(10, order.append, "short")
         await asyncio.sleep(0)
         assert order == []
         gate.set()
@@ -203,8 +205,7 @@ def test_a_short_call_does_not_overtake_one_on_the_thread(proven):
 
 def test_failures_in_place_are_the_callers(proven):
     async def main():
-        request_bytes.set(10)
         with pytest.raises(ZeroDivisionError):
-            await proven.run(lambda: 1 / 0)
+            proven.start(10, lambda: 1 / 0)
 
     asyncio.run(main())

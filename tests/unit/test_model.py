@@ -4,6 +4,7 @@ import asyncio
 import functools
 import threading
 
+import numpy as np
 import pytest
 
 from modelserver import HookNotImplemented, InferenceError, InvalidInput, Model, ModelType
@@ -176,6 +177,79 @@ def test_instances_must_be_a_list(instances):
         call(Model("m"), {"instances": instances})
 
 
+def test_instances_may_be_an_array():
+    rows = np.ones((2, 3))
+    assert call(Recorded("m"), {"instances": rows}) is rows
+
+
+class Recorded(Model):
+    """Answers with the instances that it got."""
+
+    def predict(self, payload):
+        return payload["instances"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rows", "expected"),
+    [
+        ("float32", [[1, 2.5], [3, 4]], np.array([[1, 2.5], [3, 4]], np.float32)),
+        (np.int64, [1, 2], np.array([1, 2], np.int64)),
+        (np.dtype("uint8"), np.array([[1.0]]), np.array([[1]], np.uint8)),
+        ("number", [[1, 2]], np.array([[1, 2]], np.int64)),
+        ("number", [[1, 2.5]], np.array([[1, 2.5]], np.float32)),
+    ],
+)
+def test_instances_become_one_array_of_the_models_dtype(dtype, rows, expected):
+    class Typed(Recorded):
+        instances_dtype = dtype
+
+    body = {"instances": rows, "other": 1}
+    array = call(Typed("m"), body)
+    assert (array.dtype, array.tolist()) == (expected.dtype, expected.tolist())
+    assert body["instances"] is rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        ([[1, 2], [3]], '"instances"[1] has shape [1], expected [2] as in "instances"[0]'),
+        ([["a"]], "\"instances\"[0][0] is a string 'a', expected a number"),
+        ([{"x": 1}], '"instances"[0] is an object, expected a number'),
+        ([[300]], '"instances" holds a number outside the range of uint8 [0, 255]'),
+        ([[1.5]], '"instances" holds fractions, expected uint8 integers'),
+        (7, 'Expected "instances" to be a list'),
+    ],
+)
+def test_instances_that_do_not_fit_the_dtype_are_a_400(rows, text):
+    class Typed(Recorded):
+        instances_dtype = "uint8"
+
+    with pytest.raises(InvalidInput) as caught:
+        call(Typed("m"), {"instances": rows})
+    assert (str(caught.value), caught.value.status) == (text, 400)
+
+
+def test_a_validate_of_the_users_own_gets_what_came():
+    class Own(Recorded):
+        instances_dtype = "float32"
+
+        def validate(self, payload):
+            return payload
+
+    assert call(Own("m"), {"instances": [["a"]]}) == [["a"]]
+
+
+def test_a_body_without_instances_needs_no_dtype():
+    class Typed(Model):
+        instances_dtype = "float32"
+
+        def predict(self, payload):
+            return payload
+
+    assert call(Typed("m"), {"inputs": 1}) == {"inputs": 1}
+    assert call(Typed("m"), b"bytes") == b"bytes"
+
+
 def test_default_load_makes_the_model_ready():
     model = Model("m")
     assert not model.ready
@@ -224,9 +298,9 @@ def test_sync_hooks_leave_the_loop_in_one_hop_and_async_hooks_stay():
             return [*payload, threading.current_thread().name]
 
     class Counting(ModelThreads):
-        async def run(self, function, *args):
+        def start(self, size, function, *args):
             hops.append(function)
-            return await super().run(function, *args)
+            return super().start(size, function, *args)
 
     async def main():
         model = Where("m")

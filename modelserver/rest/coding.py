@@ -1,0 +1,96 @@
+"""Content codings: gzip request bodies in, gzip answers out (RFC 9110, 8.4 and 12.5.3).
+
+Rules of the room: bytes and header values only. Sizes are bounded before memory is: a request is inflated up
+to the limit of a body and no further.
+"""
+
+from __future__ import annotations
+
+import zlib
+from functools import lru_cache
+from typing import NamedTuple
+
+from modelserver.errors import InvalidInput, PayloadTooLarge, UnsupportedMediaType
+
+_GZIP = 16 + zlib.MAX_WBITS  # zlib's way to say: with a gzip header and checksum
+_FASTEST = 1
+_IN_PLACE = 128 * 1024
+
+
+class BodySizes(NamedTuple):
+    """Bounds of bodies, in bytes."""
+
+    most_in: int
+    """Of a request, as it comes and inflated."""
+
+    gzip_from: int
+    """Of an answer, to be sent as gzip to who accepts it; 0: never."""
+
+
+def inflate(body: bytes, coding: str, limit: int) -> bytes:
+    """Undo a request's Content-Encoding.
+
+    Args:
+        body: as it came.
+        coding: the header's value: ``gzip`` (or its old name ``x-gzip``), ``identity`` or nothing.
+        limit: most bytes that may come out.
+
+    Raises:
+        UnsupportedMediaType: another coding, or several.
+        PayloadTooLarge: more than ``limit`` bytes come out.
+        InvalidInput: no gzip, a wrong checksum, cut short, or followed by something else.
+    """
+    name = coding.strip().lower()
+    if name in ("", "identity"):
+        return body
+    if name not in ("gzip", "x-gzip"):
+        raise UnsupportedMediaType(f"Content-Encoding is {coding[:40]!r}, expected gzip or none")
+    pieces: list[bytes] = []
+    room, rest = limit, body
+    try:
+        while rest or not pieces:  # a gzip file may have several members
+            member = zlib.decompressobj(_GZIP)
+            pieces.append(member.decompress(rest, room + 1))
+            room -= len(pieces[-1])
+            if room < 0:
+                raise PayloadTooLarge(limit - room, limit, inflated=True)
+            if not member.eof:
+                raise InvalidInput("The gzip body is cut short")
+            rest = member.unused_data
+    except zlib.error:
+        raise InvalidInput("Content-Encoding is gzip and the body is not, or is damaged") from None
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def gzipped(body: bytes) -> bytes:
+    """The body as gzip. Fast: numbers in JSON shrink to 46 % at level 1 (10 us/kB), to 42 % at level 6 (50)."""
+    deflate = zlib.compressobj(_FASTEST, zlib.DEFLATED, _GZIP)
+    return deflate.compress(body) + deflate.flush()
+
+
+def is_quick(body: bytes) -> bool:
+    """Whether ``gzipped`` may hold up the event loop for this one: little over a millisecond."""
+    return len(body) <= _IN_PLACE
+
+
+def is_worth_gzip(body: bytes, content_type: str, least: int) -> bool:
+    """Whether an answer shrinks, and by enough to matter: text of ``least`` bytes (0: never) or more."""
+    return bool(least) and len(body) >= least and content_type.startswith(("application/json", "text/"))
+
+
+@lru_cache(maxsize=256)
+def takes_gzip(accept_encoding: str) -> bool:
+    """Whether a request's Accept-Encoding asks for gzip.
+
+    >>> takes_gzip("gzip, deflate, br"), takes_gzip("gzip;q=0, *"), takes_gzip("*;q=0.5"), takes_gzip("")
+    (True, False, True, False)
+    """
+    quality = {}
+    for item in accept_encoding.lower().split(","):
+        name, _, parameter = item.partition(";")
+        key, _, value = parameter.strip().partition("=")
+        try:
+            quality[name.strip()] = float(value) if key == "q" else 1.0
+        except ValueError:
+            return False  # not understood: the plain answer is always right
+    return quality.get("gzip", quality.get("x-gzip", quality.get("*", 0.0))) > 0
