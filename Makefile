@@ -30,8 +30,8 @@ check: setup  ## Lint, types, import contracts, Dockerfiles
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/hadolint Dockerfile.pytorch Dockerfile.tf
 
-bench: setup  ## Measure the request path on this machine
-	$(BIN)/python benchmarks/request_path.py
+bench: setup  ## Measure against KServe, mosec and LitServe (25 minutes; ROWS=iris,image for some, OPTIONS=--quick)
+	$(BIN)/python benchmarks/bench.py $(if $(ROWS),--rows $(ROWS)) $(OPTIONS)
 
 docs: setup  ## Write the generated pages of docs/
 	$(BIN)/python docs/generate.py
