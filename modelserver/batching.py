@@ -1,10 +1,12 @@
-"""``Batcher``: joins calls that wait into one, without ever waiting for more.
+"""``Batcher``: joins calls that wait into one.
 
     idle:  what has arrived in this turn of the event loop goes at once, as one batch
     busy:  what arrives meanwhile is the next batch, up to the largest size
+    just answered, and callers come back at once: the next batch waits a moment for them (``pacing``)
 
-So a lone caller waits for nobody, and a crowd shares calls: no timer, no window. A call that fails is cut in
-halves and tried again, so that a bad item fails alone and its neighbours get their answers.
+So a lone caller waits for nobody, and a crowd shares calls; there is no window unless the model asks for one.
+A call that fails is cut in halves and tried again, so that a bad item fails alone and its neighbours get
+their answers.
 
 Rules of the room: a queue, a size and a callable; knows no model, no wire, no thread.
 """
@@ -12,12 +14,17 @@ Rules of the room: a queue, a size and a callable; knows no model, no wire, no t
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from modelserver.errors import PredictionCountError
+from modelserver.errors import ModelOverloaded, PredictionCountError
+from modelserver.pacing import Pace
+
+MOST_WAITING = 10_000
+"""Items in the queue; more are refused at once, which is better than an answer that nobody waits for."""
 
 
 class BatchRunner(Protocol):
@@ -40,6 +47,7 @@ class _Waiting:
     size: int
     key: Hashable
     future: asyncio.Future[Any]
+    since: float
 
 
 class Batcher:
@@ -49,17 +57,28 @@ class Batcher:
         call: takes a list of items with equal keys and returns one result for each, in order.
         runner: decides where ``call`` runs.
         max_batch_size: most rows in one batch; an item with more is a batch of its own.
+        max_latency_s: how long an item may wait for others while the model is idle.
+        pace: what says whether to wait for callers that were just answered. Default: a new one.
     """
 
     def __init__(
-        self, call: Callable[[list[Any]], Sequence[Any]], runner: BatchRunner, max_batch_size: int
+        self,
+        call: Callable[[list[Any]], Sequence[Any]],
+        runner: BatchRunner,
+        max_batch_size: int,
+        max_latency_s: float = 0.0,
+        pace: Pace | None = None,
     ) -> None:
         self._call = call
         self._runner = runner
         self._max_batch_size = max_batch_size
+        self._max_latency_s = max_latency_s
         self._queue: deque[_Waiting] = deque()
+        self._queued_rows = 0
         self._is_busy = False
-        self._is_scheduled = False
+        self._scheduled: asyncio.Handle | None = None
+        self._waits_for_more = False  # the turn that is scheduled
+        self._pace = pace or Pace()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None  # asking for it costs a system call
 
@@ -71,19 +90,45 @@ class Batcher:
             rows: how many it counts for in ``max_batch_size``.
             size: its bytes, a measure of how long it takes.
             key: only items with equal keys share a call.
+
+        Raises:
+            ModelOverloaded: ``MOST_WAITING`` items wait already.
         """
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-        waiting = _Waiting(item, rows, size, key, self._loop.create_future())
+        if len(self._queue) >= MOST_WAITING:
+            raise ModelOverloaded(len(self._queue))
+        since = time.perf_counter() if self._max_latency_s else 0.0
+        waiting = _Waiting(item, rows, size, key, self._loop.create_future(), since)
         self._queue.append(waiting)
-        if not self._is_busy and not self._is_scheduled:
-            self._is_scheduled = True
-            self._loop.call_soon(self._turn)
+        self._queued_rows += rows
+        self._pace.arrived()
+        if not self._is_busy and (self._scheduled is None or self._waits_for_more):
+            self._schedule()
         return waiting.future
+
+    def _schedule(self) -> None:
+        """Plan the next turn: in the next turn of the loop, unless there is a reason to wait for more."""
+        assert self._loop is not None
+        delay = 0.0
+        if self._queued_rows < self._max_batch_size:
+            delay = self._pace.patience(len(self._queue))
+            if self._max_latency_s:
+                so_far = time.perf_counter() - self._queue[0].since
+                delay = max(delay, self._max_latency_s - so_far)
+        if self._scheduled is None:
+            self._waits_for_more = delay > 0
+            self._scheduled = (
+                self._loop.call_later(delay, self._turn) if delay > 0 else self._loop.call_soon(self._turn)
+            )
+        elif delay <= 0:  # what it waits for has come
+            self._scheduled.cancel()
+            self._waits_for_more = False
+            self._scheduled = self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         """Run one batch; come back for the rest in the next turn, so that others get theirs."""
-        self._is_scheduled = False
+        self._scheduled = None
         batch = self._take()
         if not batch:
             return
@@ -98,9 +143,8 @@ class Batcher:
             task.add_done_callback(self._tasks.discard)
 
     def _go_on(self) -> None:
-        if self._queue and not self._is_scheduled:
-            self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._turn)
+        if self._queue and self._scheduled is None:
+            self._schedule()
 
     def _take(self) -> list[_Waiting]:
         """The first that waits and all that go with it, in order; who has left is left out."""
@@ -110,6 +154,7 @@ class Batcher:
         while self._queue:
             waiting = self._queue.popleft()
             if waiting.future.done():
+                self._queued_rows -= waiting.rows
                 continue
             if batch and waiting.key != batch[0].key:
                 passed.append(waiting)
@@ -120,6 +165,7 @@ class Batcher:
                 batch.append(waiting)
                 rows += waiting.rows
         self._queue.extendleft(reversed(passed))
+        self._queued_rows -= rows
         return batch
 
     def _run_inline(self, batch: list[_Waiting], size: int) -> None:
@@ -132,10 +178,13 @@ class Batcher:
             _answer(batch, results)
 
     async def _run_elsewhere(self, batch: list[_Waiting], size: int) -> None:
+        started = time.perf_counter()
         try:
             await self._try_elsewhere(batch, size)
         finally:
             self._is_busy = False
+            seconds, rows = time.perf_counter() - started, sum(waiting.rows for waiting in batch)
+            self._pace.answered(len(batch), rows, seconds, len(self._queue))
             self._go_on()
 
     async def _try_elsewhere(self, batch: list[_Waiting], size: int) -> None:

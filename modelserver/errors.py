@@ -6,6 +6,7 @@
     +-- UnsupportedMediaType        415  the body has a Content-Encoding that is not taken
     +-- ModelNotFound               404
     +-- ModelNotReady               503
+    +-- ModelOverloaded             503  too many requests wait for the model
     +-- ServerNotReady              503
     +-- ServerNotLive               503
     +-- InferenceError              500  the model failed on a good request
@@ -87,6 +88,15 @@ class ModelNotReady(ModelServerError):
         text = f"Model with name {model_name} is not ready."
         super().__init__(f"{text} {detail}" if detail else text)
         self.model_name = model_name
+
+
+class ModelOverloaded(ModelServerError):
+    """More requests wait for the model than it could answer in time."""
+
+    status = 503
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"{waiting} requests wait for the model already. Try again later.")
 
 
 class ServerNotReady(ModelServerError):

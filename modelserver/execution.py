@@ -79,9 +79,11 @@ class ModelThreads:
         """Call ``function(*args)`` on a thread; nothing is learned from the time it takes."""
         return await self.run_elsewhere(None, function, *args)
 
-    def batcher(self, call: Callable[[list[Any]], Sequence[Any]], max_batch_size: int) -> Submit:
+    def batcher(
+        self, call: Callable[[list[Any]], Sequence[Any]], max_batch_size: int, max_latency_s: float = 0.0
+    ) -> Submit:
         """Join what waits for the model: see ``batching``."""
-        return Batcher(call, self, max_batch_size).submit
+        return Batcher(call, self, max_batch_size, max_latency_s).submit
 
     def may_run_inline(self, size: int) -> bool:
         """Whether a request of this size has been answered quickly often enough, and lately.

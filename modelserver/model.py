@@ -45,7 +45,9 @@ class HookRunner(Protocol):
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Return ``function(*args)``, which may take any time."""
 
-    def batcher(self, call: Callable[[list[Any]], Sequence[Any]], max_batch_size: int) -> Submit | None:
+    def batcher(
+        self, call: Callable[[list[Any]], Sequence[Any]], max_batch_size: int, max_latency_s: float
+    ) -> Submit | None:
         """Return a function ``(item, rows, size, key)`` whose future is the result that ``call`` gives for
         the item, called with several items of equal keys at once; ``None`` if nobody else can be waiting."""
 
@@ -59,7 +61,9 @@ class _InPlace:
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
 
-    def batcher(self, call: Callable[[list[Any]], Sequence[Any]], max_batch_size: int) -> None:
+    def batcher(
+        self, call: Callable[[list[Any]], Sequence[Any]], max_batch_size: int, max_latency_s: float
+    ) -> None:
         return None
 
 
@@ -102,6 +106,10 @@ class Model:
     """Most instances for one call of ``predict``. Above 1, requests that wait for the model at the same time
     are joined: ``predict(payload)`` gets the instances of several and must return one prediction for each.
     Only for a plain ``def predict`` that takes the payload alone: headers belong to one request."""
+
+    max_latency_ms: float = 0
+    """With ``max_batch_size``: how long, in milliseconds, a request may wait for others while the model is
+    idle. 0, the default: requests share a call if they wait anyway, and nobody waits for company."""
 
     instances_dtype: DTypeLike | None = None
     """Set it to a numpy dtype or its name (``"float32"``) for a model whose instances are rows of numbers:
@@ -315,7 +323,9 @@ class Model:
         """The predict step, for several requests at once where that is wanted and possible."""
         if self.max_batch_size < 2 or not step.blocks or step.takes_headers:
             return step
-        submit = self._hook_runner.batcher(partial(_predict_joined, step), self.max_batch_size)
+        submit = self._hook_runner.batcher(
+            partial(_predict_joined, step), self.max_batch_size, self.max_latency_ms / 1000
+        )
         return step if submit is None else _Step(partial(_predict_in_batch, submit), on_loop=True, joins=True)
 
     def _passes_through(self, name: str) -> bool:

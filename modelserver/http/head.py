@@ -85,9 +85,9 @@ class KnownHead(NamedTuple):
 class KnownHeads:
     """What the parser said of heads, by their bytes: a client sends the same ones again and again.
 
-    Parsing a small request takes 7 us, finding its head here 0.4. Only heads that leave nothing to decide are
-    kept: HTTP/1.1, another request may follow, a plain Content-Length or no body. And only if writing the
-    parsed head out again gives the very same bytes, so that nobody's reading of line ends or blanks can differ.
+    Parsing a small request takes 7 us, finding its head here 0.4. Only heads that leave nothing to decide
+    are kept: HTTP/1.1, another request may follow, a plain Content-Length or no body. And only if writing
+    the parsed head out again gives the very same bytes, so that no reading of line ends or blanks can differ.
     """
 
     _MOST = 512
@@ -192,7 +192,7 @@ def check_size(target: bytes, fields: list[tuple[bytes, bytes]], limits: Limits)
 
 
 def _origin_form(target: str) -> tuple[str, str]:
-    """The path and the host of ``http://host/path``, whose host goes before the Host header (RFC 9112, 3.2.2).
+    """Path and host of ``http://host/path``, whose host goes before the Host header (RFC 9112, 3.2.2).
 
     >>> _origin_form("http://host:80?x=1")
     ('/?x=1', 'host:80')

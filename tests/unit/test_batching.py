@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelserver import ModelOverloaded
 from modelserver.batching import Batcher
 
 
@@ -199,3 +200,114 @@ def test_nothing_is_lost_repeated_or_shifted(items, max_batch_size, runner):
     for n, (_, _, is_bad) in enumerate(items):
         assert isinstance(outcomes[n], ValueError) if is_bad else outcomes[n] == f"result {n}"
     assert sorted(answered) == [n for n, item in enumerate(items) if not item[2]]
+
+
+# -- waiting for more
+
+
+class Patient:
+    """A pace that waits as long as it takes for a crowd."""
+
+    def __init__(self, crowd):
+        self.crowd = crowd
+        self.told = []
+
+    def arrived(self):
+        pass
+
+    def answered(self, callers, rows, seconds, waiting):
+        assert seconds > 0
+        self.told.append((callers, rows, waiting))
+
+    def patience(self, waiting):
+        return 0.0 if waiting >= self.crowd else 3600.0
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_batch_waits_for_the_crowd_that_its_pace_expects_and_goes_when_it_is_there(runner):
+    calls = []
+
+    def call(items):
+        calls.append(list(items))
+        return items
+
+    async def main():
+        pace = Patient(3)
+        batcher = Batcher(call, runner(), 100, pace=pace)
+        futures = submit_all(batcher, [1, 2])
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert calls == []
+        futures += submit_all(batcher, [3])
+        assert await asyncio.wait_for(asyncio.gather(*futures), 20) == [1, 2, 3]
+        return pace.told
+
+    told = asyncio.run(main())
+    assert calls == [[1, 2, 3]]
+    assert told == ([] if runner is Inline else [(3, 3, 0)])  # calls in place are too short to wait for
+
+
+def test_a_full_batch_waits_for_nobody():
+    async def main():
+        batcher = Batcher(lambda items: items, Inline(), 4, pace=Patient(100))
+        first = batcher.submit("three", 3, 1, None)
+        await asyncio.sleep(0)
+        assert not first.done()
+        second = batcher.submit("one", 1, 1, None)
+        await asyncio.sleep(0)
+        assert first.done()
+        assert second.done()
+
+    asyncio.run(main())
+
+
+def test_who_leaves_the_queue_leaves_room():
+    async def main():
+        batcher = Batcher(lambda items: items, Inline(), 4, pace=Patient(2))
+        left = batcher.submit("left", 3, 1, None)
+        left.cancel()
+        first = batcher.submit("first", 1, 1, None)
+        await asyncio.wait_for(first, 20)
+        second = batcher.submit("second", 3, 1, None)  # not full: only its own rows count
+        await asyncio.sleep(0)
+        assert not second.done()
+        third = batcher.submit("third", 1, 1, None)
+        await asyncio.wait_for(asyncio.gather(second, third), 20)
+
+    asyncio.run(main())
+
+
+def test_with_a_latency_a_lone_item_waits_that_long_for_company():
+    async def main():
+        calls = []
+
+        def call(items):
+            calls.append(list(items))
+            return items
+
+        patient = Batcher(call, Inline(), 2, max_latency_s=3600)
+        first = patient.submit(1, 1, 1, None)
+        await asyncio.sleep(0.01)
+        assert not first.done()
+        await asyncio.wait_for(patient.submit(2, 1, 1, None), 20)  # full
+        assert calls == [[1, 2]]
+        brief = Batcher(call, Inline(), 2, max_latency_s=0.01)
+        await asyncio.wait_for(brief.submit(3, 1, 1, None), 20)
+        assert calls == [[1, 2], [3]]
+
+    asyncio.run(main())
+
+
+def test_a_queue_has_an_end(monkeypatch):
+    monkeypatch.setattr("modelserver.batching.MOST_WAITING", 3)
+
+    async def main():
+        batcher = Batcher(lambda items: items, Inline(), 2)
+        futures = submit_all(batcher, [1, 2, 3])
+        with pytest.raises(ModelOverloaded, match="3 requests wait for the model already") as caught:
+            batcher.submit(4, 1, 1, None)
+        assert caught.value.status == 503
+        assert await asyncio.gather(*futures) == [1, 2, 3]
+        assert await batcher.submit(4, 1, 1, None) == 4
+
+    asyncio.run(main())
