@@ -26,6 +26,7 @@ from modelserver.execution import ModelThreads
 from modelserver.http.limits import Limits
 from modelserver.http.server import HTTPServer
 from modelserver.lifecycle import Lifecycle
+from modelserver.load_board import Slot
 from modelserver.model import Model
 from modelserver.repository.model_repository import ModelRepository
 from modelserver.rest.routes import Application
@@ -54,6 +55,8 @@ class Service:
     """Log the models and their curl lines; one worker of several does."""
     load_first: bool = False
     """Accept nothing before the models are loaded: other workers answer meanwhile."""
+    slot: Slot | None = None
+    """This worker's, where several share the connections."""
 
     def run(self, on_ready: Callable[[], None], orphaned: socket.socket | None = None) -> int:
         """Serve until told to stop, in a new event loop.
@@ -77,7 +80,8 @@ class Service:
         if self.settings.max_asyncio_workers:
             loop.set_default_executor(ThreadPoolExecutor(self.settings.max_asyncio_workers))
         threads = self._attach_threads()
-        http_server = HTTPServer(self.application, Limits(keep_alive_s=self.settings.timeout_keep_alive))
+        limits = Limits(keep_alive_s=self.settings.timeout_keep_alive)
+        http_server = HTTPServer(self.application, limits, self.slot)
         if not self.load_first:
             await http_server.start(self.sockets)
         stop, stop_now = asyncio.Event(), asyncio.Event()
@@ -97,6 +101,8 @@ class Service:
         finally:
             await http_server.stop_accepting()
             http_server.close()
+            if self.application.access_log is not None:
+                self.application.access_log.flush()
             if not stop_now.is_set():
                 for model in self.repository.get_models().values():
                     if model.ready:  # not while its thread may still be loading it
@@ -125,6 +131,8 @@ class Service:
         gc.collect()
         gc.freeze()
         self.lifecycle.loaded = True
+        if self.slot is not None:
+            self.slot.is_spare = False
         if self.announce:
             self._announce(ready)
         on_ready()
@@ -167,6 +175,8 @@ class Service:
         for another one those that are open may still ask. Each answer closes its connection.
         """
         self.lifecycle.draining = True
+        if self.slot is not None:
+            self.slot.is_spare = True
         _log.info("Stopping: %d requests in flight", len(self.lifecycle.in_flight))
         http_server.is_draining = True
         deadline = time.monotonic() + self.settings.grace_period

@@ -52,13 +52,22 @@ class Supervisor:
         launch: starts one.
         grace_period: seconds that workers get to finish after SIGTERM.
         on_stop: called once when stopping begins (the supervisor gives up its listening sockets).
+        on_end: called with the number of a worker that has ended.
     """
 
-    def __init__(self, count: int, launch: Launch, grace_period: float, on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        count: int,
+        launch: Launch,
+        grace_period: float,
+        on_stop: Callable[[], None],
+        on_end: Callable[[int], None],
+    ) -> None:
         self._workers = [_Worker(number) for number in range(count)]
         self._launch = launch
         self._grace_period = grace_period
         self._on_stop = on_stop
+        self._on_end = on_end
         self._ever_ready = False
         self._stop_by: float | None = None
         self._failed = False
@@ -110,6 +119,7 @@ class Supervisor:
 
     def _buried(self, worker: _Worker, code: int) -> None:
         pid, worker.pid = worker.pid, None
+        self._on_end(worker.number)
         self._read_channel(worker)
         if worker.channel is not None:
             worker.channel.close()

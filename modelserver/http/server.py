@@ -14,8 +14,11 @@ from collections.abc import Sequence
 
 from tornado import httputil
 
+from modelserver.http.accepting import Acceptor
 from modelserver.http.connection import Connection
+from modelserver.http.head import KnownHeads
 from modelserver.http.limits import Limits
+from modelserver.load_board import Slot
 
 _log = logging.getLogger("modelserver.server")
 
@@ -28,24 +31,38 @@ class HTTPServer:
     Args:
         application: called for each request.
         limits: of what a client may ask.
+        slot: of a worker that shares its listening sockets with others.
 
     Attributes:
         connections: those that are open.
+        known_heads: heads that came before.
         is_draining: every answer closes its connection.
         done: a future that is done, for writes that wait for nothing.
     """
 
-    def __init__(self, application: httputil.HTTPServerConnectionDelegate, limits: Limits) -> None:
+    def __init__(
+        self,
+        application: httputil.HTTPServerConnectionDelegate,
+        limits: Limits,
+        slot: Slot | None = None,
+    ) -> None:
         self.application = application
+        # Not in tornado's interface: see `rest.routes.Application.answer_whole`.
+        self.answer_whole = getattr(application, "answer_whole", None)
         self.limits = limits
         self.connections: set[Connection] = set()
+        self.known_heads = KnownHeads()
         self.is_draining = False
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
         self.done: asyncio.Future[None] = self._loop.create_future()
         self.done.set_result(None)
+        self._slot = slot
+        self._acceptor: Acceptor | None = None
         self._servers: list[asyncio.Server] = []
         self._sockets: Sequence[socket.socket] = ()
+        self._joining: set[asyncio.Task[None]] = set()  # accepted, not among the connections yet
+        self._open = 0  # those that were taken by `_join`
         self._sweeper: asyncio.TimerHandle | None = None
 
     @property
@@ -56,10 +73,16 @@ class HTTPServer:
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         """Accept on listening sockets."""
         self._sockets = sockets
-        for sock in sockets:
-            self._servers.append(
-                await self._loop.create_server(lambda: Connection(self), sock=sock, backlog=_BACKLOG)
-            )
+        if self._slot is None:
+            for sock in sockets:
+                self._servers.append(
+                    await self._loop.create_server(lambda: Connection(self), sock=sock, backlog=_BACKLOG)
+                )
+        else:
+            for sock in sockets:
+                sock.setblocking(False)
+                sock.listen(_BACKLOG)
+            self._acceptor = Acceptor(self._loop, sockets, self._slot, self._join)
         self._sweep()
 
     async def stop_accepting(self) -> None:
@@ -69,20 +92,23 @@ class HTTPServer:
         up its copy (uvloop does so a turn later), ours is emptied and closed at once.
         """
         own = [sock.dup() for sock in self._sockets if sock.fileno() >= 0]
+        if self._acceptor is not None:
+            self._acceptor.close()
+            self._acceptor = None
+            for sock in self._sockets:
+                sock.close()
         self._sockets = ()
         for server in self._servers:
             server.close()
         self._servers.clear()
         await asyncio.sleep(0)
-        waiting = []
         for sock in own:
             with contextlib.suppress(OSError):  # no more of them
                 while True:
-                    waiting.append(sock.accept()[0])
+                    self._join(sock.accept()[0])
             sock.close()
-        for accepted in waiting:
-            accepted.setblocking(False)
-            await self._loop.connect_accepted_socket(lambda: Connection(self), accepted)
+        while self._joining:
+            await asyncio.wait(self._joining)
 
     def close(self) -> None:
         """Close every connection at once."""
@@ -93,10 +119,35 @@ class HTTPServer:
 
     def closed(self, connection: Connection) -> None:
         """A connection has ended; tornado's applications want to know."""
+        self._count(-1)
         try:
             self.application.on_close(connection)
         except Exception:
             _log.exception("on_close of the application failed")
+
+    def _join(self, accepted: socket.socket) -> None:
+        """Make a connection of an accepted socket."""
+        task = self._loop.create_task(self._connect(accepted))
+        self._joining.add(task)
+        task.add_done_callback(self._joining.discard)
+        self._count(1)
+
+    async def _connect(self, accepted: socket.socket) -> None:
+        try:
+            accepted.setblocking(False)
+            # asyncio does so for its own servers, but not for every socket that it is given.
+            if accepted.family in (socket.AF_INET, socket.AF_INET6):
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._loop.connect_accepted_socket(lambda: Connection(self), accepted)
+        except OSError:  # the client has left
+            accepted.close()
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        """Tell the other workers how many connections are open here."""
+        if self._slot is not None:
+            self._open += change
+            self._slot.set_connections(self._open)
 
     def _sweep(self) -> None:
         self._sweeper = self._loop.call_later(self.limits.sweep_s, self._sweep)

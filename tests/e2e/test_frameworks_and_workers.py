@@ -49,9 +49,10 @@ def test_tensorflow_gets_fresh_interpreters(programs, tmp_path, kind, expected):
 INTERACTIVE = """
 import socket, sys
 from modelserver import StartError, launching
+from modelserver.load_board import LoadBoard
 sys.orig_argv = ["python"]  # as in a session at the prompt: no file, no -c
 try:
-    launching.rerun_script(launching.Handover(0, socket.socketpair()[0], []))
+    launching.rerun_script(launching.Handover(0, socket.socketpair()[0], [], LoadBoard(1)))
 except StartError as error:
     print(error)
 """
