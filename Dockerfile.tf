@@ -22,7 +22,7 @@ RUN pip install -c "${CONSTRAINTS}" "tensorflow-cpu==${TENSORFLOW_VERSION}"
 COPY pyproject.toml README.md LICENSE ./
 COPY modelserver ./modelserver
 COPY servers ./servers
-RUN pip install -c "${CONSTRAINTS}" "tensorflow-cpu==${TENSORFLOW_VERSION}" ".[tensorflow]"
+RUN pip install -c "${CONSTRAINTS}" "tensorflow-cpu==${TENSORFLOW_VERSION}" ".[tensorflow,fast]"
 
 # The folder of a program that is added: COPY model.py ./ and ENTRYPOINT ["python", "-m", "model"].
 WORKDIR /app

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from modelserver.errors import ModelNotFound, ModelNotReady
+from modelserver.hooks import Headers, ResponseHeaders
 from modelserver.lifecycle import Lifecycle
-from modelserver.model import Headers, Model, ModelType, ResponseHeaders
+from modelserver.model import Model, ModelType
 from modelserver.repository.model_repository import ModelRepository
 
 

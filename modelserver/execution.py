@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from modelserver.batching import Batcher
-from modelserver.model import Submit
+from modelserver.hooks import Submit
 
 SHORT_S = 0.001
 """A call that takes less than this may hold up the event loop: it costs less than the hop it saves."""

@@ -1,32 +1,36 @@
 """``Model``: the hooks a user writes, and the one method that runs them in order.
 
-Rules of the room: no tornado, no wire format, no thread. Where a synchronous hook runs is decided by the
-``HookRunner`` that the server attaches (``execution``); a model that stands alone runs its hooks in place, so
-``asyncio.run(model({"instances": [...]}))`` is a complete unit test. How hooks are called is worked out once
-per model, in ``_Step``, from the signatures that the user wrote.
+Rules of the room: no tornado, no wire format, no thread. How hooks are called is worked out once per model,
+in ``hooks``. A model that no server has taken runs its hooks in place, so
+``asyncio.run(model({"instances": [...]}))`` is a complete unit test.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Hashable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Mapping, Sequence
 from enum import Enum
-from functools import partial
-from typing import Any, NamedTuple, Protocol, cast
-
-import numpy as np
-from numpy.typing import DTypeLike
+from typing import TYPE_CHECKING, Any, cast
 
 from modelserver.errors import HookNotImplemented, InferenceError, InvalidInput
+from modelserver.hooks import (
+    IN_PLACE,
+    Headers,
+    Hook,
+    HookRunner,
+    Plan,
+    ResponseHeaders,
+    Step,
+    Walk,
+    is_async,
+)
 from modelserver.protocols import v1_rows
-from modelserver.tensors import array_from_json
 
-Headers = Mapping[str, str]
-ResponseHeaders = MutableMapping[str, str]
-Hook = Callable[..., Any]
-Submit = Callable[[Any, int, int, Hashable], asyncio.Future[Any]]
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+_PLANS = ("_predict_plan", "_explain_plan")
 
 
 class ModelType(Enum):
@@ -34,41 +38,6 @@ class ModelType(Enum):
 
     EXPLAINER = 1
     PREDICTOR = 2
-
-
-class HookRunner(Protocol):
-    """Runs a synchronous function somewhere it may block."""
-
-    def start(self, size: int, function: Callable[..., Any], *args: Any) -> Any:
-        """Return ``function(*args)`` for a request of ``size`` bytes, or an ``asyncio.Future`` of it."""
-
-    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Return ``function(*args)``, which may take any time."""
-
-    def batcher(
-        self, call: Callable[[list[Any]], Sequence[Any]], max_batch_size: int, max_latency_s: float
-    ) -> Submit | None:
-        """Return a function ``(item, rows, size, key)`` whose future is the result that ``call`` gives for
-        the item, called with several items of equal keys at once; ``None`` if nobody else can be waiting."""
-
-
-class _InPlace:
-    """The runner of a model that no server has taken: the caller's own thread."""
-
-    def start(self, size: int, function: Callable[..., Any], *args: Any) -> Any:
-        return function(*args)
-
-    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        return function(*args)
-
-    def batcher(
-        self, call: Callable[[list[Any]], Sequence[Any]], max_batch_size: int, max_latency_s: float
-    ) -> None:
-        return None
-
-
-_IN_PLACE = _InPlace()
-_PLANS = ("_predict_plan", "_explain_plan")
 
 
 class Model:
@@ -165,10 +134,12 @@ class Model:
         if not isinstance(payload, dict) or "instances" not in payload:
             return payload
         rows = payload["instances"]
-        if not isinstance(rows, list | np.ndarray):
+        if not (isinstance(rows, list) or v1_rows.is_array(rows)):
             raise InvalidInput('Expected "instances" to be a list')
         if self.instances_dtype is None:
             return payload
+        from modelserver.tensors import array_from_json  # and with it numpy
+
         return {**payload, "instances": array_from_json(rows, self.instances_dtype)}
 
     def predict(self, payload: Any, *args: Any, **kwargs: Any) -> Any:
@@ -271,7 +242,7 @@ class Model:
         plan = self._plan(model_type)
         # A copy: hooks may change what they get, and requests with equal heads share it.
         own_headers = dict(headers) if headers and plan.takes_headers else {}
-        walk = _Walk(plan.steps, self._hook_runner, own_headers, response_headers, size)
+        walk = Walk(plan.steps, self._hook_runner, own_headers, response_headers, size)
         try:
             value = walk.go(body, 0)
         except (SystemExit, KeyboardInterrupt) as error:
@@ -288,7 +259,7 @@ class Model:
 
     async def run_hook(self, hook: Hook) -> Any:
         """Call a hook that takes nothing, ``load`` or ``stop``, where the model's hooks run."""
-        result = hook() if _is_async(hook) else await self._hook_runner.run(hook)
+        result = hook() if is_async(hook) else await self._hook_runner.run(hook)
         return await result if inspect.isawaitable(result) else result
 
     async def run_load(self) -> bool:
@@ -304,197 +275,26 @@ class Model:
     @property
     def _hook_runner(self) -> HookRunner:
         # Not set in __init__: a subclass that forgets super().__init__() still works.
-        return cast(HookRunner, self.__dict__.get("_runner", _IN_PLACE))
+        return cast(HookRunner, self.__dict__.get("_runner", IN_PLACE))
 
-    def _plan(self, model_type: ModelType) -> _Plan:
+    def _plan(self, model_type: ModelType) -> Plan:
         attribute = _PLANS[model_type is ModelType.EXPLAINER]
-        plan: _Plan | None = self.__dict__.get(attribute)
+        plan: Plan | None = self.__dict__.get(attribute)
         if plan is None:
             action = "explain" if model_type is ModelType.EXPLAINER else "predict"
             names = ("preprocess", "validate", action, "postprocess")
-            hooks = {n: _Step.of(getattr(self, n)) for n in names if not self._passes_through(n)}
-            plan = self.__dict__[attribute] = _Plan(
-                tuple(self._batched(step) if name == "predict" else step for name, step in hooks.items()),
-                any(step.takes_headers for step in hooks.values()),
-            )
+            steps = {name: self._step(name) for name in names if not self._passes_through(name)}
+            if "predict" in steps and self.max_batch_size > 1:
+                latency_s = self.max_latency_ms / 1000
+                steps["predict"] = steps["predict"].joined(self._hook_runner, self.max_batch_size, latency_s)
+            plan = self.__dict__[attribute] = Plan.of(steps.values())
         return plan
 
-    def _batched(self, step: _Step) -> _Step:
-        """The predict step, for several requests at once where that is wanted and possible."""
-        if self.max_batch_size < 2 or not step.blocks or step.takes_headers:
-            return step
-        submit = self._hook_runner.batcher(
-            partial(_predict_joined, step), self.max_batch_size, self.max_latency_ms / 1000
-        )
-        return step if submit is None else _Step(partial(_predict_in_batch, submit), on_loop=True, joins=True)
+    def _step(self, name: str) -> Step:
+        hook = getattr(self, name)
+        return Step.of(hook, is_default=getattr(hook, "__module__", None) == __name__)
 
     def _passes_through(self, name: str) -> bool:
         """Whether the hook is the default that returns its argument: nothing to call."""
         own = getattr(getattr(self, name), "__func__", None)
         return own in (Model.preprocess, Model.postprocess)
-
-
-def _run_blocking(
-    steps: tuple[_Step, ...], position: int, value: Any, context: tuple[Headers, ResponseHeaders]
-) -> tuple[Any, int]:
-    """Run steps from ``position`` until one must wait on the loop; on the model's thread."""
-    while position < len(steps) and not steps[position].on_loop:
-        try:
-            value, position = steps[position].call(value, *context), position + 1
-        except (SystemExit, KeyboardInterrupt) as error:
-            # Must not reach the future: asyncio ends the loop when it finds one of these in a task.
-            raise InferenceError(f"the model called {type(error).__name__}") from error
-        except StopIteration as error:
-            # A future cannot carry it: awaiting would end the coroutine instead of raising.
-            raise InferenceError(f"StopIteration : {error}") from error
-        if inspect.isawaitable(value):
-            break
-    return value, position
-
-
-def _predict_in_batch(submit: Submit, payload: Any, size: int) -> asyncio.Future[Any]:
-    """The predict step of a model that takes several requests at once."""
-    key = v1_rows.batch_key(payload)
-    rows = 1 if key is None else len(payload["instances"])
-    return submit(payload, rows, size, object() if key is None else key)
-
-
-def _predict_joined(step: _Step, payloads: list[Any]) -> list[Any]:
-    """Call predict once for several requests."""
-    joined = payloads[0] if len(payloads) == 1 else v1_rows.join(payloads)
-    answer, _ = _run_blocking((step,), 0, joined, ({}, {}))
-    return [answer] if len(payloads) == 1 else v1_rows.split(answer, payloads)
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One hook, ready to call: adapted to ``(payload, headers, response_headers)``."""
-
-    call: Callable[..., Any]
-    on_loop: bool = False
-    """Must start on the event loop: ``async def``."""
-    blocks: bool = False
-    """May take its time: a user's plain ``def``. This module's own defaults never do."""
-    takes_headers: bool = False
-    joins: bool = False
-    """Takes ``(payload, size)`` and gives a future: predict for several requests at once."""
-
-    @classmethod
-    def of(cls, hook: Hook) -> _Step:
-        is_async = _is_async(hook)
-        is_default = getattr(hook, "__module__", None) == __name__
-        call, takes_headers = _adapt(hook)
-        return cls(call, is_async, not is_async and not is_default, takes_headers)
-
-
-class _Walk:
-    """One request on its way through the steps.
-
-    Attributes:
-        position: of the step that comes next.
-        waits_for: what must be done before it; ``None`` at the end.
-    """
-
-    __slots__ = ("_context", "_is_hop", "_runner", "_size", "_steps", "position", "waits_for")
-
-    def __init__(
-        self,
-        steps: tuple[_Step, ...],
-        runner: HookRunner,
-        headers: Headers,
-        response_headers: ResponseHeaders | None,
-        size: int,
-    ) -> None:
-        self._steps = steps
-        self._runner = runner
-        self._context = (headers, {} if response_headers is None else response_headers)
-        self._size = size
-        self._is_hop = False  # waits for the model's thread, which took some steps
-        self.position = 0
-        self.waits_for: Awaitable[Any] | None = None
-
-    def go(self, value: Any, position: int) -> Any:
-        """Run steps until one must be waited for (see ``waits_for``), or all are done: the answer."""
-        steps, context = self._steps, self._context
-        self.waits_for = None
-        while True:
-            # By the result, not by the function's kind: a decorated coroutine function looks plain.
-            if hasattr(value, "__await__"):
-                self.waits_for, self.position, self._is_hop = value, position, False
-                return None
-            if position == len(steps):
-                return value
-            step = steps[position]
-            if step.joins:
-                value, position = step.call(value, self._size), position + 1
-            elif not step.blocks:
-                value, position = step.call(value, *context), position + 1
-            else:
-                done = self._runner.start(self._size, _run_blocking, steps, position, value, context)
-                if asyncio.isfuture(done):
-                    self.waits_for, self._is_hop = done, True
-                    return None
-                value, position = done
-
-    async def rest(self) -> Any:
-        """Wait, and go on to the end."""
-        value: Any = None
-        try:
-            while self.waits_for is not None:
-                value = await self.waits_for
-                value = self.go(*value) if self._is_hop else self.go(value, self.position)
-        except (SystemExit, KeyboardInterrupt) as error:
-            raise InferenceError(f"the model called {type(error).__name__}") from error
-        return value
-
-
-class _Plan(NamedTuple):
-    """What the hooks of one verb ask for, worked out once."""
-
-    steps: tuple[_Step, ...]
-    takes_headers: bool
-
-
-def _is_async(hook: Hook) -> bool:
-    return inspect.iscoroutinefunction(inspect.unwrap(hook))
-
-
-_HEADER_NAMES = ("headers", "response_headers")
-
-
-def _adapt(hook: Hook) -> tuple[Callable[..., Any], bool]:
-    """Call ``hook`` with as many of payload, headers, response headers as its signature takes.
-
-    Parameters after the payload are filled in order, by position; a keyword-only ``headers`` or
-    ``response_headers`` is filled by name. A further parameter that has a default and another name is the
-    user's own and left alone.
-
-    Returns:
-        The adapted hook, and whether it takes any headers.
-    """
-    try:
-        parameters = list(inspect.signature(hook).parameters.values())
-    except (TypeError, ValueError):  # a built-in without a signature
-        return (lambda payload, headers, response_headers: hook(payload)), False
-    keywords = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name in _HEADER_NAMES)
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        count = 2
-    else:
-        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        count = 0
-        for parameter in positional[1:3]:
-            if parameter.default is not parameter.empty and parameter.name not in _HEADER_NAMES:
-                break
-            count += 1
-    if not keywords and count == 0:
-        return (lambda payload, headers, response_headers: hook(payload)), False
-    if keywords:
-
-        def call(payload: Any, headers: Headers, response_headers: ResponseHeaders) -> Any:
-            by_name = {k: (headers if k == "headers" else response_headers) for k in keywords}
-            return hook(payload, *(headers, response_headers)[:count], **by_name)
-
-        return call, True
-    if count == 1:
-        return (lambda payload, headers, response_headers: hook(payload, headers)), True
-    return hook, True

@@ -29,7 +29,7 @@ _log = logging.getLogger("modelserver.server")
 _NEVER = float("inf")
 _LINGER_S = 2.0
 _LINGER_BYTES = 32 * 1024 * 1024
-_FRAMING = ("Content-Length", "Transfer-Encoding")
+_FRAMING = ("content-length", "transfer-encoding")
 
 
 class Context(NamedTuple):
@@ -49,6 +49,7 @@ class Connection(Outgoing):
     def __init__(self, server: HTTPServer) -> None:
         super().__init__(server)
         self.application = server.application
+        self.answer_whole = server.answer_whole
         self.context = Context("")
         self._parser = httptools.HttpRequestParser(self)
         self._line: deque[Exchange] = deque()  # the first one is being answered
@@ -316,8 +317,8 @@ class Connection(Outgoing):
         """
         if self._discards or self._reading is None:
             return
-        headers = self._reading.headers
-        framing = [f"{name}: {headers[name]}" for name in _FRAMING if name in headers]
+        fields = self._reading.head.lowered
+        framing = [f"{name}: {fields[name]}" for name in _FRAMING if name in fields]
         self._parser = httptools.HttpRequestParser(self)
         self._knows_head = True
         self._feed("\r\n".join(["POST / HTTP/1.1", *framing, "", ""]).encode("latin-1"))

@@ -30,6 +30,7 @@ class Exchange(httputil.HTTPConnection):
 
     Attributes:
         connection: that it came on.
+        head: of the request.
         keep_alive: another may follow on its connection.
         is_open: its turn has come.
         is_read: its body has come whole.
@@ -47,7 +48,7 @@ class Exchange(httputil.HTTPConnection):
     def __init__(self, connection: Connection, head: Head, keep_alive: bool) -> None:
         self.connection = connection
         self.start_line = head.start_line
-        self.headers = head.headers()
+        self.head = head
         self.keep_alive = keep_alive
         # Pieces of the body; None is its end, and an empty one the moment to ask for it.
         self._events: deque[bytes | None] = deque((b"",) if head.expects_continue else ())
@@ -64,7 +65,7 @@ class Exchange(httputil.HTTPConnection):
         self.is_open = True
         try:
             self._delegate = self.connection.application.start_request(self.connection, self)
-            self._wait_for(self._delegate.headers_received(self.start_line, self.headers))
+            self._wait_for(self._delegate.headers_received(self.start_line, self.head.headers()))
         except Exception as error:
             self._failed(error)
         else:
@@ -73,6 +74,16 @@ class Exchange(httputil.HTTPConnection):
     def open_whole(self, body: bytes) -> None:
         """Its turn has come, and all of it is there."""
         self.is_read = True
+        answer_whole = self.connection.answer_whole
+        if answer_whole is not None:
+            self.is_open = self._is_delivered = True
+            try:
+                if answer_whole(self, self.start_line, self.head.lowered, body):
+                    return
+            except Exception as error:
+                self._failed(error)
+                return
+            self._is_delivered = False
         if body:
             self._events.append(body)
         self._events.append(None)

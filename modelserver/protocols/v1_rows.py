@@ -1,14 +1,13 @@
 """V1 bodies as rows: which requests may share one call of a model, and whose predictions are whose.
 
 Rules of the room: dictionaries in, dictionaries out. ``batching`` decides when requests are joined, this how.
+numpy is imported when arrays are joined: whoever only looks at ``Model`` need not wait 90 ms for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from typing import Any
-
-import numpy as np
 
 from modelserver.errors import PredictionCountError
 
@@ -27,7 +26,7 @@ def batch_key(payload: Any) -> Hashable | None:
     """
     if not isinstance(payload, dict):
         return None
-    rows = payload.get("instances")
+    rows: Any = payload.get("instances")
     shape: list[Hashable] = []
     if isinstance(rows, list) and rows:
         first = rows[0]
@@ -35,7 +34,7 @@ def batch_key(payload: Any) -> Hashable | None:
             shape.append(len(first))
             first = first[0] if first else None
         shape.append(tuple(first) if isinstance(first, dict) else type(first).__name__)
-    elif isinstance(rows, np.ndarray) and rows.ndim and rows.size:
+    elif is_array(rows) and rows.ndim and rows.size:
         shape += ["array", rows.shape[1:], rows.dtype.str]
     else:
         return None
@@ -47,10 +46,17 @@ def batch_key(payload: Any) -> Hashable | None:
     return tuple(shape)
 
 
+def is_array(value: Any) -> bool:
+    """Whether instances are one ``ndarray``: a list has no dtype."""
+    return hasattr(value, "dtype")
+
+
 def join(payloads: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One request with the rows of all. They share a ``batch_key``."""
     rows: Any
-    if isinstance(payloads[0]["instances"], np.ndarray):
+    if is_array(payloads[0]["instances"]):
+        import numpy as np
+
         rows = np.concatenate([payload["instances"] for payload in payloads])
     else:
         rows = [row for payload in payloads for row in payload["instances"]]

@@ -39,6 +39,7 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
 
     _waits_for: asyncio.Future[Any] | None = None
     _client_gone = False
+    _headers: Mapping[str, str] = NO_HEADERS
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         self._model_type = model_type
         self._done = done
         self._chunks: list[bytes] = []
-        self._headers: Mapping[str, str] = {}
+        self._response_headers: dict[str, str] = {}
 
     def headers_received(
         self,
@@ -74,9 +75,19 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
 
     def finish(self) -> None:
         """The request is complete: answer it."""
-        self._response_headers: dict[str, str] = {}
+        chunks, self._chunks = self._chunks, []
+        self.answer(self._headers, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+
+    def answer(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Answer a request that is there in whole.
+
+        Args:
+            headers: by lower-case name.
+            body: as it came.
+        """
+        self._headers = headers
         try:
-            result = self._begin()
+            result = self._begin(body)
             answer = None if hasattr(result, "__await__") else self._answer(result)
         except BaseException as error:  # one request's failure, of whatever kind, is that request's answer
             answer = self._failure(error)
@@ -96,10 +107,8 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         if self._waits_for is not None:
             self._waits_for.cancel()
 
-    def _begin(self) -> Any:
+    def _begin(self, body: bytes) -> Any:
         model = self._dataplane.model(self._model_name)
-        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
         coding = self._headers.get("content-encoding")
         if coding is not None:
             body = inflate(body, coding, self._sizes.most_in)

