@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from modelserver import checking, logs, packaged
+from modelserver import checking, launching, logs, packaged
 from modelserver.errors import ModelLoadError, ModelServerError, StartError
 from modelserver.model_server import ModelServer
 from modelserver.packaged import PackagedModel
@@ -92,11 +93,20 @@ def _serve(arguments: Sequence[str], predictors: Sequence[Predictor]) -> int:
     if server.settings.configure_logging:
         logs.configure()
     server.bind()  # a port in use is told before anything is unpacked
+    _limit_cpu_threads(server.settings)
     with _workspace() as workspace:
         server.start(
             [_build(model, predictors, options, workspace / str(i)) for i, model in enumerate(models)]
         )
     return 0
+
+
+def _limit_cpu_threads(settings: Settings) -> None:
+    """Before a framework is imported: this process is the server's own. Where there is nothing to share, the
+    frameworks' own defaults stay: they may know better (PyTorch counts no hyper-threads)."""
+    threads = settings.cpu_threads_per_worker
+    if settings.cpu_threads or threads < len(os.sched_getaffinity(0)):
+        launching.limit_cpu_threads(threads, forced=bool(settings.cpu_threads))
 
 
 def _models_asked_for(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[PackagedModel]:

@@ -3,6 +3,8 @@
 - ``fork_from_fresh_thread``: cheap, and shares the models that are already loaded.
 - ``rerun_script``: a fresh interpreter that runs the user's script again, where forking would hang.
 
+And ``limit_cpu_threads``, with which one begins: N workers whose operators all use every core would fight.
+
 Rules of the room: making a process and handing it its sockets; keeping it alive is ``workers``' business. The
 frameworks are only looked at where the program has imported them, never imported.
 """
@@ -10,6 +12,7 @@ frameworks are only looked at where the program has imported them, never importe
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -23,14 +26,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelserver.errors import StartError
+from modelserver.load_board import LoadBoard
 
 _log = logging.getLogger("modelserver.server")
 
 HANDOVER = "MODELSERVER_WORKER_HANDOVER"
 """Environment variable that tells a script run again that it is a worker:
-``ppid:number:others_serve:channel:sockets``."""
+``ppid:number:others_serve:board:channel:sockets``."""
 
 EXIT_CRASHED = 70
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+"""What the frameworks, and most libraries that use OpenMP, read once when they start."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,9 @@ class Handover:
 
     sockets: Sequence[socket.socket]
     """The listening sockets, shared by all workers."""
+
+    board: LoadBoard
+    """What each worker has to do, written by all and read by all."""
 
     others_serve: bool = False
     """Other workers answer meanwhile: accept nothing before the models are loaded."""
@@ -62,6 +72,10 @@ def fork_from_fresh_thread(run: Callable[[], int]) -> int:
     Raises:
         OSError: the system refused to fork.
     """
+    # A collection in the child writes into the head of every object and so copies all that was inherited:
+    # two workers with torch took about 60 MiB more (measured). What is frozen here is not looked at.
+    gc.collect()
+    gc.freeze()
     outcome: list[int | OSError] = []
 
     def fork() -> None:
@@ -107,8 +121,38 @@ def _run_child(run: Callable[[], int]) -> None:
         os._exit(code)
 
 
+def limit_cpu_threads(threads: int, *, forced: bool) -> None:
+    """Let operators that run in this process use at most ``threads`` threads.
+
+    Frameworks that are imported later read it from the environment. PyTorch that is imported already is told
+    here; threads that are made later take its number over (measured with torch 2.13). To be called before
+    they are made, and before TensorFlow computes anything.
+
+    Args:
+        threads: the limit.
+        forced: the user has asked for it. Else a lower number that is set already stays, and so does
+            what the user's environment says.
+    """
+    told_by_user = "OMP_NUM_THREADS" in os.environ
+    os.environ.update(thread_variables(threads, forced=forced))
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "set_num_threads") or (told_by_user and not forced):
+        return
+    if forced or torch.get_num_threads() > threads:
+        torch.set_num_threads(threads)
+
+
+def thread_variables(threads: int, *, forced: bool) -> dict[str, str]:
+    """The environment variables to set for a limit of ``threads``; without force, those that are not set."""
+    return {name: str(threads) for name in THREAD_VARIABLES if forced or name not in os.environ}
+
+
 def rerun_script(handover: Handover, environ: Mapping[str, str] | None = None) -> int:
     """Start the program that is running now once more, as a worker.
+
+    Args:
+        handover: what the worker gets.
+        environ: set in its environment, beside this process's own.
 
     Returns:
         The new process's id.
@@ -122,29 +166,36 @@ def rerun_script(handover: Handover, environ: Mapping[str, str] | None = None) -
             "A framework's runtime is already initialised in this process, so it cannot be forked, and there "
             "is no script to run again. Save the program to a file, or use workers=1."
         )
-    descriptors = [handover.channel.fileno(), *(sock.fileno() for sock in handover.sockets)]
+    sockets = (handover.channel, *handover.sockets)
+    descriptors = [handover.board.fileno, *(sock.fileno() for sock in sockets)]
     told = ":".join(map(str, (os.getpid(), handover.number, int(handover.others_serve), *descriptors)))
     process = subprocess.Popen(  # noqa: S603 - the very command that started this process
         [sys.executable, *sys.orig_argv[1:]],
-        env={**(os.environ if environ is None else environ), HANDOVER: told},
+        env={**os.environ, **(environ or {}), HANDOVER: told},
         pass_fds=descriptors,
     )
     process.returncode = 0  # the supervisor reaps it by its id; Popen must not
     return process.pid
 
 
+def is_worker() -> bool:
+    """Whether this process is a script run again, and its handover is still to be taken."""
+    # Else it may be inherited by some other program that a worker has started.
+    return os.environ.get(HANDOVER, "").startswith(f"{os.getppid()}:")
+
+
 def take_handover() -> Handover | None:
     """What the supervisor left for this process, if it is a script run again. Taken once."""
+    is_ours = is_worker()
     told = os.environ.pop(HANDOVER, None)
-    if told is None:
+    if told is None or not is_ours:
         return None
-    parent, number, others_serve, channel, *sockets = map(int, told.split(":"))
-    if parent != os.getppid():  # inherited by some other program that a worker started
-        return None
+    _, number, others_serve, board, channel, *sockets = map(int, told.split(":"))
     return Handover(
         number,
         socket.socket(fileno=channel),
         [socket.socket(fileno=fileno) for fileno in sockets],
+        LoadBoard.attached(board),
         bool(others_serve),
     )
 

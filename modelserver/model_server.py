@@ -16,12 +16,14 @@ from typing import Any
 
 from tornado import netutil
 
-from modelserver import launching, logs, workers
+from modelserver import launching, logs, preloading, workers
 from modelserver.dataplane import DataPlane
 from modelserver.errors import ModelLoadError, NoModelReady, StartError
 from modelserver.lifecycle import Lifecycle
+from modelserver.load_board import LoadBoard, Slot
 from modelserver.model import Model
 from modelserver.repository.model_repository import ModelRepository
+from modelserver.rest.coding import BodySizes
 from modelserver.rest.routes import Application
 from modelserver.serving import Service
 from modelserver.settings import Settings, argument_parser, resolve
@@ -100,7 +102,7 @@ class ModelServer:
         """
         return Application(
             DataPlane(self.registered_models, self._lifecycle),
-            max_buffer_size=self.settings.max_buffer_size,
+            sizes=BodySizes(self.settings.max_buffer_size, self.settings.gzip_min_bytes),
             access_log=self.settings.access_log,
         )
 
@@ -110,7 +112,7 @@ class ModelServer:
         Raises:
             StartError: the port is taken or not allowed, or the address is not this machine's.
         """
-        if not self._sockets:
+        if not self._sockets and not launching.is_worker():  # a worker is handed its supervisor's
             self._sockets = _listen(self.settings)
             _log.info("Listening on %s", ", ".join(map(_address, self._sockets)))
         return self._sockets
@@ -119,7 +121,8 @@ class ModelServer:
         """Serve ``models`` until SIGTERM or SIGINT, then finish what is in flight and return.
 
         With one worker everything happens in this process. With more, this process supervises. Models that
-        are ready are inherited; a model that is not ready is loaded inside each worker.
+        are ready are inherited; a model that is not ready is loaded inside each worker, or before the first
+        one if it has an attribute ``loads_before_fork`` that is true, as PyTorch models on the CPU have.
 
         Raises:
             SystemExit: with a message and status 1 if the server cannot start (port in use, nothing to
@@ -151,12 +154,22 @@ class ModelServer:
         sockets = self.bind()
         count = self.settings.worker_count
         if count == 1:
+            if self.settings.cpu_threads:  # else the process is left as the user's program has set it up
+                self._limit_cpu_threads()
             return self._service(sockets, announce=True).run(on_ready=lambda: None)
+        outcome = preloading.Outcome.FORK
+        if preloading.wanted(self.registered_models):
+            self._limit_cpu_threads()  # of a worker's: what is found out while loading is for workers
+            outcome = preloading.load_before_fork(self.registered_models, self.settings, sockets)
+        if outcome is preloading.Outcome.STOPPED:
+            return 0
+        board = LoadBoard(count)
         supervisor = workers.Supervisor(
             count,
-            self._launcher(sockets),
+            self._launcher(sockets, board, can_fork=outcome is preloading.Outcome.FORK),
             self.settings.grace_period,
             on_stop=self._close_sockets,
+            on_end=board.clear,
         )
         return supervisor.run()
 
@@ -164,21 +177,34 @@ class ModelServer:
         for sock in self._sockets:
             sock.close()
 
-    def _launcher(self, sockets: Sequence[socket.socket]) -> workers.Launch:
+    def _launcher(
+        self, sockets: Sequence[socket.socket], board: LoadBoard, *, can_fork: bool
+    ) -> workers.Launch:
         runtime = launching.unforkable_runtime()
+        rerun = runtime is not None or not can_fork
         if runtime is not None:
             _log.info(
                 "%s is already initialised in this process and does not survive a fork: each worker runs "
                 "the program again",
                 runtime,
             )
+        elif rerun:
+            _log.info(
+                "Loading has started threads, which a fork would lose: each worker runs the program again"
+            )
 
         def launch(
             number: int, channel: socket.socket, close: list[socket.socket], others_serve: bool
         ) -> int:
-            handover = launching.Handover(number, channel, sockets, others_serve)
-            if runtime is not None:
-                return launching.rerun_script(handover)
+            handover = launching.Handover(number, channel, sockets, board, others_serve)
+            if rerun:
+                settings = self.settings
+                return launching.rerun_script(
+                    handover,
+                    launching.thread_variables(
+                        settings.cpu_threads_per_worker, forced=bool(settings.cpu_threads)
+                    ),
+                )
 
             def run() -> int:
                 for sock in close:
@@ -191,8 +217,12 @@ class ModelServer:
 
     def _serve_as_worker(self, handover: launching.Handover) -> int:
         """Serve beside other workers. A model that cannot be loaded gives an exit code of its own."""
+        self._limit_cpu_threads()
         service = self._service(
-            handover.sockets, announce=handover.number == 0, load_first=handover.others_serve
+            handover.sockets,
+            announce=handover.number == 0,
+            load_first=handover.others_serve,
+            slot=handover.board.slot(handover.number),
         )
         try:
             return service.run(partial(handover.channel.sendall, workers.READY), handover.channel)
@@ -205,8 +235,17 @@ class ModelServer:
             _log.exception("Loading failed")
             return workers.EXIT_LOAD_FAILED
 
+    def _limit_cpu_threads(self) -> None:
+        settings = self.settings
+        launching.limit_cpu_threads(settings.cpu_threads_per_worker, forced=bool(settings.cpu_threads))
+
     def _service(
-        self, sockets: Sequence[socket.socket], *, announce: bool, load_first: bool = False
+        self,
+        sockets: Sequence[socket.socket],
+        *,
+        announce: bool,
+        load_first: bool = False,
+        slot: Slot | None = None,
     ) -> Service:
         return Service(
             self.settings,
@@ -216,6 +255,7 @@ class ModelServer:
             sockets,
             announce,
             load_first,
+            slot,
         )
 
 

@@ -11,6 +11,7 @@ called when a server is made. Other rooms get a ``Settings`` handed to them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import sys
@@ -21,7 +22,8 @@ from typing import Any
 
 from modelserver.errors import StartError
 
-MIB = 1024 * 1024
+KIB = 1024
+MIB = 1024 * KIB
 _TRUE = frozenset(("1", "true", "t", "yes", "y", "on"))
 _FALSE = frozenset(("0", "false", "f", "no", "n", "off"))
 
@@ -71,6 +73,12 @@ class Settings:
         "Largest request body taken, in bytes. A larger one is answered 413 before it is read.",
         minimum=1,
     )
+    cpu_threads: int = _setting(
+        0,
+        "Most threads for one operator of PyTorch, TensorFlow or OpenMP in each worker. 0: the cores divided "
+        "by the workers, at least 1.",
+        minimum=0,
+    )
     model_threads: int = _setting(
         1,
         "Threads for each model's synchronous hooks. 1: the model's code runs one request at a time.",
@@ -92,6 +100,12 @@ class Settings:
         "the proxy closes first.",
         minimum=0.001,
     )
+    gzip_min_bytes: int = _setting(
+        32 * KIB,
+        "Answers of this size and more are sent as gzip to clients that accept it; 0: none are. It costs "
+        "10 us/kB and is worth it on lines slower than about 400 Mbit/s.",
+        minimum=0,
+    )
     access_log: bool = _setting(True, "Write one line for each request.")
     configure_logging: bool = _setting(
         True,
@@ -107,6 +121,11 @@ class Settings:
         """``workers``, with 0 replaced by the number of cores this process may use."""
         return self.workers or available_cores()
 
+    @property
+    def cpu_threads_per_worker(self) -> int:
+        """``cpu_threads``, with 0 replaced by one worker's share of the cores, at least 1."""
+        return self.cpu_threads or max(1, available_cores() // self.worker_count)
+
 
 def _check(spec: Field[Any], value: Any) -> None:
     """Raise ``StartError`` where a value is not of its field's kind or outside its range."""
@@ -121,14 +140,25 @@ def _check(spec: Field[Any], value: Any) -> None:
         raise StartError(f"--{spec.name} is {value} and must be at most {maximum}.")
 
 
-def available_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores this process may use: its CPU affinity, and the container's CPU limit (cgroup v2) if lower."""
+def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores this process may use: its CPU affinity, and the container's CPU limit (cgroup v2 or v1) if lower.
+
+    A limit of part of a core is rounded up.
+    """
     cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = cgroup.read_text().split()
-        return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup v2, or "max": no limit
-        return cores
+    limit = _cpu_limit(cgroup)
+    return cores if limit is None else max(1, min(cores, math.ceil(limit)))
+
+
+def _cpu_limit(cgroup: Path) -> float | None:
+    """The limit in cores; ``None``: none."""
+    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max": no limit
+        quota, period = (cgroup / "cpu.max").read_text().split()
+        return int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else None  # -1: no limit
+    return None
 
 
 def environment_names(spec: Field[Any]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from modelserver.errors import ArchiveError, ModelLoadError
+from modelserver.predictor import WARMUP_FILE, warmup_requests
 from modelserver.repository.archive_members import Refused, UnpackLimits, safe_path, shown
 from modelserver.repository.model_folder import is_junk, is_version, model_root
 from modelserver.repository.torch_files import torch_file
@@ -164,6 +165,9 @@ class _Unservable(Refused):
 
 def _lay_out(members: Members, folder_name: str, version: int | None) -> Members:
     """Names as the model's predictor wants them."""
+    for name, path in members.items():
+        if name.rpartition("/")[2] == WARMUP_FILE and name.count("/") <= 1:
+            warmup_requests(path.parent)
     tops = {name.partition("/")[0] for name in members}
     numbered = sorted(top for top in tops if is_version(top) and members[top].is_dir())
     if any(_holds_graph(members, f"{top}/") for top in numbered):

@@ -7,7 +7,8 @@ file imports no torch, since it is imported on every start to look at folders. R
 
     at load     loading joins   folder (what lies there), user_module (import of model.py), model_class
                                 (which class), weights (state_dict), programs + export_check (no model.py)
-                a network is    network; what it takes is found out by probing
+                a network is    network; what it takes is found out by probing; a short one is frozen,
+                                or any is compiled
     a request   model: predict  instances (JSON to tensors), forward, outputs (tensors to predictions),
                                 refusals (whose fault an error is)
 """
@@ -34,7 +35,14 @@ def _detect(folder: Path) -> bool:
 def _build(name: str, model_dir: Path, options: argparse.Namespace) -> Model:
     from pytorchserver.model import PyTorchModel
 
-    return PyTorchModel(name, model_dir, options.model_class_name, options.device, options.max_batch_size)
+    return PyTorchModel(
+        name,
+        model_dir,
+        options.model_class_name,
+        options.device,
+        options.max_batch_size,
+        compile=options.compile,
+    )
 
 
 def _add_arguments(parser: argparse._ArgumentGroup) -> None:
@@ -56,6 +64,12 @@ def _add_arguments(parser: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="Most rows of several requests in one call of the network; 0 keeps requests apart. Default: 256 "
         "for a class with `batchable = True`, else 0.",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="Compile the network of model.py with torch's AOTInductor at the start, for the CPU. Takes some "
+        "10 seconds and needs a C++ compiler.",
     )
 
 

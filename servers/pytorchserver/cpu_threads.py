@@ -3,11 +3,13 @@
 torch starts its OpenMP team for operators as small as a softmax over three numbers, and the team's barrier
 waits by spinning. On two cores with other work on them, a 4-10-10-3 network with a softmax took 84 us of CPU
 on one thread and 1,400 to 6,000 us on two. So a forward that is short on one thread stays on one; a long one
-gets torch's own choice (one thread for each core, or OMP_NUM_THREADS).
+gets as many as OMP_NUM_THREADS says, which the server sets to a worker's share of the cores, or else torch's
+own choice (one for each core).
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +20,7 @@ import torch
 SHORT_S = 0.001
 
 ALL = torch.get_num_threads()
-"""What torch would use: the cores of this machine, or what OMP_NUM_THREADS says."""
+"""What torch would use. Read at import: later, ``use`` has changed what torch answers."""
 
 
 class _Applied(threading.local):
@@ -28,6 +30,12 @@ class _Applied(threading.local):
 
 
 _applied = _Applied()
+
+
+def most() -> int:
+    """The most threads that a forward may use. A worker's share may have been set after torch's import."""
+    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(told) if told.isdecimal() and int(told) else ALL
 
 
 def use(count: int) -> None:
@@ -45,7 +53,7 @@ def settle(forward: Callable[[], Any]) -> int:
     """
     use(1)
     fastest = min(_seconds(forward) for _ in range(3))
-    return 1 if fastest < SHORT_S else ALL
+    return 1 if fastest < SHORT_S else most()
 
 
 def _seconds(forward: Callable[[], Any]) -> float:

@@ -104,6 +104,17 @@ class Reader:
         tensor = self._tensor(instances, name, rules or {}, '"instances"')
         return Batch(tensor.shape[0], args=(tensor,))
 
+    def instances_dtype(self) -> Any:
+        """The numpy dtype that rows can be read as before they come here, without changing what ``read`` does
+        with them: ``Model.instances_dtype``. ``None`` if there is none, or no rows are taken."""
+        if len(self.arguments.required) > 1:
+            return None
+        rule = self.rule(self._first_name())
+        if rule.certain:
+            return _NUMPY[rule.dtype]
+        # "number" makes float32 of fractions, which float64 could not be made of again.
+        return None if rule.dtype == torch.float64 else "number"
+
     def other_rules(self, batch: Batch) -> Iterator[dict[str, Rule]]:
         """The other ways to read integers, for inputs where this is not certain, most likely first."""
         names = list(batch.kwargs) or [self._first_name()]

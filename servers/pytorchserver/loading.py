@@ -6,6 +6,7 @@ no request. Every failure is a ``ModelLoadError`` that names files, not paths, a
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -16,6 +17,9 @@ from pytorchserver.folder import SAVE_LINE, FileKind, ModelFolder, kind_of
 from pytorchserver.network import Network, arguments_of
 from pytorchserver.programs import load_program
 from pytorchserver.user_module import UserModules
+
+_GPU_NODES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu", "/dev/dxg", "/dev/kfd")
+"""Devices of NVIDIA's driver, on Jetson and in WSL too, and of ROCm, whose torch calls itself CUDA."""
 
 
 def choose_device(wanted: str | None) -> torch.device:
@@ -35,6 +39,17 @@ def choose_device(wanted: str | None) -> torch.device:
             f"--device {wanted}: torch sees {torch.cuda.device_count()} CUDA devices here. Use --device cpu"
         )
     return device
+
+
+def is_certainly_cpu(wanted: str | None) -> bool:
+    """Whether the device will be the CPU, told without a word to CUDA, which does not survive a fork.
+
+    To count its devices may initialise CUDA's driver, so by default there must not be any to be seen.
+    """
+    if wanted is not None:
+        return wanted == "cpu"
+    built_for_cpu = torch.version.cuda is None and torch.version.hip is None
+    return built_for_cpu or not any(map(os.path.exists, _GPU_NODES))
 
 
 def load_network(model_dir: Path, class_name: str | None, device: torch.device) -> Network:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,16 +17,19 @@ from typing import Any
 
 import torch
 
-from modelserver import InferenceError, InvalidInput, Model, ModelLoadError, ModelNotReady
+from modelserver import InferenceError, InvalidInput, Model, ModelLoadError, ModelNotReady, warm_up
 from pytorchserver import cpu_threads
+from pytorchserver.compiled import compiled
+from pytorchserver.frozen import frozen
 from pytorchserver.instances import Batch, Reader, Rule, declared_rules, rules_from
-from pytorchserver.loading import choose_device, load_network
+from pytorchserver.loading import choose_device, is_certainly_cpu, load_network
 from pytorchserver.network import ANY, Network, TensorInfo
 from pytorchserver.outputs import predictions
 from pytorchserver.probing import Known, probe
 from pytorchserver.refusals import FORWARD_ERRORS, is_about_dtype, misfit, refusal
 
 _BATCH_SIZE = 256
+_MOST_WARM_UP_VALUES = 200_000
 _log = logging.getLogger("modelserver.model")
 
 _DATATYPES = {
@@ -73,10 +78,15 @@ class PyTorchModel(Model):
         max_batch_size: most rows of several requests in one call; 0 keeps requests apart. Default: 256 if the
             class in ``model.py`` says ``batchable = True``, that is, if each row's prediction depends on that
             row alone; else 0.
+        compile: compile the network at load (CPU only; see ``compiled``).
     """
 
     platform = "pytorch"
     never_waits = True
+
+    # instances_dtype is for reading large bodies only; what the rows may be is decided in predict, which also
+    # takes objects. A hook that is the default of preprocess is not called at all.
+    validate = Model.preprocess
 
     def __init__(
         self,
@@ -85,14 +95,21 @@ class PyTorchModel(Model):
         model_class_name: str | None = None,
         device: str | None = None,
         max_batch_size: int | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__(name)
+        self._compile = compile
         self._max_batch_size = max_batch_size
         self.model_dir = Path(model_dir)
         self.model_class_name = model_class_name
         self.device = device
         self._loaded: _Loaded | None = None
         self._example: dict[str, Any] | None = None
+
+    @property
+    def loads_before_fork(self) -> bool:
+        """Whether several workers can inherit the loaded model and share its memory: not with CUDA."""
+        return is_certainly_cpu(self.device)
 
     def load(self) -> bool:
         """Load code and weights, and try them.
@@ -102,6 +119,8 @@ class PyTorchModel(Model):
         """
         self.stop()
         device = choose_device(self.device)
+        if self._compile and device.type != "cpu":
+            raise ModelLoadError(f"--compile is for the CPU, not {device}. Leave it out, or add --device cpu")
         try:
             network = load_network(self.model_dir, self.model_class_name, device)
         except PermissionError as error:
@@ -114,13 +133,49 @@ class PyTorchModel(Model):
         except BaseException:
             network.close()
             raise
+        self.instances_dtype = self._loaded.reader.instances_dtype()
         self.max_batch_size = self._wanted_batch_size(network)
         self._example = self._working_example(self._loaded.known.example)
-        if self._example is not None:
-            self._loaded = _with_threads(self._loaded, self._example["instances"], device)
+        self._warm_up(device)
         self.ready = True
         _log.info("%s: %s on %s", self.name, network.description, device)
         return True
+
+    def _warm_up(self, device: torch.device) -> None:
+        """Make the network fast, and let it answer the requests that lie beside it."""
+        try:
+            requests = warm_up(self.model_dir, self.predict)
+            self._example = self._example or next(iter(requests), None)
+            if self._loaded is None:
+                return
+            if self._example is None:
+                if self._compile:
+                    raise ModelLoadError(
+                        "--compile needs a row that the network answers, and none could be made up. Put a "
+                        "request into warmup.json beside the model, or leave --compile out"
+                    )
+                return
+            before = self._loaded.network
+            if self._compile:
+                first = next(iter(requests), self._example)  # it has the sizes that users send
+                self._loaded = _compiled(self._loaded, first["instances"], self.max_batch_size)
+            else:
+                self._loaded = _made_fast(self._loaded, self._example["instances"], device)
+            if self._loaded.network is not before:
+                warm_up(self.model_dir, self.predict)
+            self._warm_up_rows(self._example["instances"])
+        except BaseException:
+            self.stop()
+            raise
+
+    def _warm_up_rows(self, rows: list[Any]) -> None:
+        """Let a network that gets batches see them: oneDNN compiles for each number of rows."""
+        if len(rows) == 1 and self.max_batch_size > 1 and self._loaded is not None:
+            values = sum(math.prod(info.shape) for info in self._loaded.known.example.values())
+            for count in (2, self.max_batch_size):
+                if count * values <= _MOST_WARM_UP_VALUES:
+                    with contextlib.suppress(Exception):  # it is no condition for serving
+                        self.predict({"instances": rows * count})
 
     def stop(self) -> None:
         """Drop the network and forget the modules of ``model.py``."""
@@ -165,7 +220,7 @@ class PyTorchModel(Model):
         return _types(self._loaded.known.outputs if self._loaded else {})
 
     def example_request(self) -> dict[str, Any] | None:
-        """A body with one row of zeros that the loaded model has answered, or ``None``."""
+        """A body that the loaded model has answered: one row of zeros, or the first of ``warmup.json``."""
         return self._example
 
     def _wanted_batch_size(self, network: Network) -> int:
@@ -196,15 +251,41 @@ def _prepare(network: Network, device: torch.device) -> _Loaded:
     rules = {**rules_from(known.inputs), **declared}
     guess = Rule(floating, certain=False, keep_integers=_has_embedding(network.module))
     reader = Reader(network.arguments, rules, guess, device)
-    return _Loaded(network, reader, known, cpu_threads.ALL)
+    return _Loaded(network, reader, known, cpu_threads.most())
 
 
-def _with_threads(loaded: _Loaded, instances: Any, device: torch.device) -> _Loaded:
-    """Settle how many threads a forward uses, by trying it."""
+def _made_fast(loaded: _Loaded, instances: Any, device: torch.device) -> _Loaded:
+    """Settle how many threads a forward uses, and freeze the network if it is short, by trying it."""
     if device.type != "cpu":
         return loaded
     batch = loaded.reader.read(instances)
-    return replace(loaded, threads=cpu_threads.settle(lambda: loaded.forward_as_is(batch)))
+    seconds: list[float] = []
+
+    def forward() -> None:
+        started = time.perf_counter()
+        loaded.forward_as_is(batch)
+        seconds.append(time.perf_counter() - started)
+
+    threads = cpu_threads.settle(forward)
+    network = loaded.network
+    # Not by the threads: one may be all that there is. To freeze 240 MiB of weights took 1.6 s.
+    if min(seconds) < cpu_threads.SHORT_S:
+        network = frozen(network, batch.named(network.arguments), loaded.known.index_limit)
+    return replace(loaded, threads=threads, network=network)
+
+
+def _compiled(loaded: _Loaded, instances: Any, max_batch_size: int) -> _Loaded:
+    """Settle how many threads a forward uses, and compile the network for them."""
+    batch = loaded.reader.read(instances)
+    threads = cpu_threads.settle(lambda: loaded.forward_as_is(batch))
+    cpu_threads.use(threads)
+    network = loaded.network
+    named = batch.named(network.arguments)
+    return replace(
+        loaded,
+        threads=threads,
+        network=compiled(network, named, max_batch_size, loaded.known.index_limit),
+    )
 
 
 def _instances(payload: Any) -> Any:
@@ -215,7 +296,7 @@ def _instances(payload: Any) -> Any:
         keys = ", ".join(f'"{str(key)[:40]}"' for key in list(payload)[:5])
         raise InvalidInput(f'"instances" is missing; the body has {keys or "no keys"}')
     instances = payload["instances"]
-    if not hasattr(instances, "__len__") or isinstance(instances, str | bytes | dict):
+    if not hasattr(instances, "__len__") or isinstance(instances, (str, bytes, dict)):
         raise InvalidInput('Expected "instances" to be a list')
     return instances
 
@@ -253,6 +334,8 @@ def _would_broadcast(batch: Batch, known: Known) -> bool:
         return False
     info = next(iter(known.inputs.values()))
     shape = batch.args[0].shape
+    if shape[1:] == info.shape[1:]:
+        return False
     return len(shape) == len(info.shape) and any(
         got == 1 < want for got, want in zip(shape[1:], info.shape[1:], strict=True)
     )

@@ -77,15 +77,19 @@ def _array(tensor: torch.Tensor, rows: int, where: str) -> np.ndarray:
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:
     """The tensor as an array that JSON can be written from, without a copy where it is on the CPU."""
-    if tensor.is_complex():
-        raise InferenceError(
-            "The model returned complex numbers, and JSON has none: return torch.view_as_real(x)"
-        )
+    if tensor.dtype not in _WRITABLE:
+        if tensor.is_complex():
+            raise InferenceError(
+                "The model returned complex numbers, and JSON has none: return torch.view_as_real(x)"
+            )
+        tensor = tensor.float()  # bfloat16 and the 8-bit floats
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
-    if tensor.dtype not in _WRITABLE:  # bfloat16 and the 8-bit floats
-        tensor = tensor.float()
-    return np.ascontiguousarray(tensor.detach().cpu().numpy())
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    if not tensor.is_cpu:
+        tensor = tensor.cpu()
+    return np.ascontiguousarray(tensor.numpy())
 
 
 _WRITABLE = frozenset(

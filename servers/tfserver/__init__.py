@@ -7,6 +7,7 @@ This module is what the command line loads to look at every model folder, so it 
     feeds         a JSON request -> the arrays to feed
     json_values   one JSON value -> one element
     saved_model   the session: the only module that imports TensorFlow
+    cpu_threads   one thread for operators if all models are short
     side_effects  which signatures change something when called
     graph_errors  what TensorFlow says -> what the client reads
     answers       the fetched arrays -> what the answer holds

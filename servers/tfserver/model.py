@@ -7,25 +7,35 @@ and ``answers``. Written on the library's public names only, as any user's predi
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
-from modelserver import InvalidInput, Model, ModelNotReady
+from modelserver import InvalidInput, Model, ModelLoadError, ModelNotReady, warm_up
+from tfserver import cpu_threads
 from tfserver.answers import AnswerForm
 from tfserver.feeds import feeds_from_request
 from tfserver.layout import find_saved_model
-from tfserver.saved_model import SavedModel
+from tfserver.saved_model import SavedModel, graphs
 from tfserver.signature import DEFAULT_SIGNATURE, Family, Signature, TensorSpec
 
 _LARGEST_EXAMPLE = 200_000
 """Values; one 224x224x3 image has 150,528."""
 _MAX_BATCH_SIZE = 256
 """Rows in one call for several requests."""
+_WARM_UP_ROWS = (2, 3, 8, 64, _MAX_BATCH_SIZE)
+_WARM_UP_S = 1.0
+_POOL = cpu_threads.Pool()
+"""TensorFlow's threads, which belong to the process: hence no attribute of a model."""
+_MODELS: WeakSet[TensorFlowModel] = WeakSet()
+"""All of this process: the pool is sized for those that are yet to be loaded too."""
 _log = logging.getLogger("modelserver.model")
 
 
@@ -49,6 +59,10 @@ class TensorFlowModel(Model):
     platform = "tensorflow_savedmodel"
     never_waits = True
 
+    # instances_dtype is for reading large bodies only: predict checks, in TensorFlow Serving's order. A hook
+    # that is the default of preprocess is not called at all.
+    validate = Model.preprocess
+
     def __init__(self, name: str, model_dir: Path | str, tags: Sequence[str] = ("serve",)) -> None:
         super().__init__(name)
         self.model_dir = Path(model_dir)
@@ -56,19 +70,39 @@ class TensorFlowModel(Model):
         self.version: int | None = None
         self._served: _Served | None = None
         self._answers_example = False
+        self._request: dict[str, Any] | None = None
+        _MODELS.add(self)
 
     def load(self) -> bool:
-        """Load the newest version, and run it once on made-up rows so that the first request is not slow.
+        """Load the newest version, and run it so that the first requests are not slow.
+
+        On made-up rows, and on the requests of ``warmup.json`` beside the graph, or in the model's folder.
 
         Raises:
             ModelLoadError: what was found, what was wanted and the command that fixes it.
         """
         folder, version = find_saved_model(self.model_dir)
-        served, previous = _Served.of(SavedModel(folder, self.tags)), self._served
+        threads = _POOL.threads(_folders_in_process(), graphs)
+        if _POOL.is_too_small(folder, graphs):
+            _log.warning(
+                "model %s: TensorFlow has one thread for operators, since all models that were loaded before "
+                "are short. Make this one before the first is loaded, or serve it from a process of its own",
+                self.name,
+            )
+        served, previous = _Served.of(SavedModel(folder, self.tags, threads)), self._served
         for name, reason in served.saved_model.unusable.items():
             _log.warning("model %s: signature %r cannot be served: %s", self.name, name, reason)
-        answers_example = self._warm_up(served)
+        try:
+            answers_example = self._warm_up(served)
+            requests = warm_up(folder, served.answer)
+            if not requests and folder != self.model_dir:
+                requests = warm_up(self.model_dir, served.answer)
+        except BaseException:
+            served.saved_model.close()
+            raise
         self._served, self.version, self._answers_example = served, version, answers_example
+        self._request = next(iter(requests), None)
+        self.instances_dtype = _instances_dtype(served.saved_model)
         self.max_batch_size = _MAX_BATCH_SIZE if _rows_are_independent(served.saved_model) else 0
         self.ready = True
         if previous is not None:
@@ -81,10 +115,6 @@ class TensorFlowModel(Model):
         served, self._served = self._served, None
         if served is not None:
             served.saved_model.close()
-
-    def validate(self, payload: Any) -> Any:
-        """Pass everything on: ``predict`` checks in TensorFlow Serving's order."""
-        return payload
 
     def predict(self, payload: Any) -> dict[str, Any]:
         """Answer a request.
@@ -112,22 +142,38 @@ class TensorFlowModel(Model):
         return _types(default.outputs) if default else []
 
     def example_request(self) -> dict[str, Any] | None:
-        """Rows of zeros and empty strings, if the loaded model was seen to answer it."""
+        """Rows of zeros and empty strings, if the loaded model was seen to answer it.
+
+        Else the first request of ``warmup.json``.
+        """
         default = self._served and self._served.default
-        return _example(default) if default and self._answers_example else None
+        return _example(default) if default and self._answers_example else self._request
 
     def _warm_up(self, served: _Served) -> bool:
-        """Whether the default signature answers the example. A call with side effects is not made up."""
+        """Whether the default signature answers the example. A call with side effects is not made up.
+
+        With several numbers of rows: oneDNN compiles kernels for each kind of shape, which took 25 to 70 ms
+        at the first two rows, and 5 ms at 64, after one row had been answered.
+        """
         example = _example(served.default) if served.default else None
         if served.default is None or example is None:
             return False
         if served.saved_model.has_side_effects(served.default):
             return False
+        until = time.monotonic() + _WARM_UP_S
         try:
-            served.answer(example)
+            for _ in range(2):
+                served.answer(example)
         except Exception as error:  # whatever a graph does with made-up values, the model is loaded
             _log.info("model %s does not answer a row of zeros: %s", self.name, error)
             return False
+        rows = example["instances"]
+        if len(rows) == 1 and _rows_are_independent(served.saved_model):
+            for count in _WARM_UP_ROWS:
+                if count * _values(served.default) > _LARGEST_EXAMPLE or time.monotonic() > until:
+                    break
+                with suppress(Exception):  # it is no condition for serving
+                    served.answer({"instances": rows * count})
         return True
 
 
@@ -176,6 +222,13 @@ class _Served:
         )
 
 
+def _folders_in_process() -> Iterator[Path]:
+    """The SavedModels of all models that were made here. One that is not found says so when it is loaded."""
+    for model in list(_MODELS):
+        with suppress(ModelLoadError):
+            yield find_saved_model(model.model_dir)[0]
+
+
 def _rows_are_independent(loaded: SavedModel) -> bool:
     """Whether every signature leaves the first size of all its tensors open: rows may come and go.
 
@@ -187,6 +240,19 @@ def _rows_are_independent(loaded: SavedModel) -> bool:
         for signature in callable_ones
         for spec in (*signature.inputs, *signature.outputs)
     ) and not any(loaded.has_side_effects(signature) for signature in callable_ones)
+
+
+def _instances_dtype(loaded: SavedModel) -> np.dtype | None:
+    """What rows of numbers can be read as before it is known which signature a request names.
+
+    ``None`` where that would make a difference: signatures of different dtypes, or of several inputs.
+    """
+    inputs = [signature.inputs for signature in loaded.signatures.values() if signature.inputs]
+    dtypes = {specs[0].dtype for specs in inputs}
+    if len(dtypes) != 1 or any(len(specs) > 1 for specs in inputs):
+        return None
+    dtype = dtypes.pop()
+    return dtype.numpy if dtype.family in (Family.FLOAT, Family.INTEGER) else None
 
 
 def _types(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
@@ -209,13 +275,18 @@ def _example(signature: Signature) -> dict[str, Any] | None:
     if any(spec.dtype.family is Family.NONE for spec in signature.inputs) or not shapes:
         return None
     rows = max(shape[0] for shape in shapes)
-    if rows * sum(prod(shape[1:]) for shape in shapes) > _LARGEST_EXAMPLE:
+    if rows * _values(signature) > _LARGEST_EXAMPLE:
         return None
     row = {
         spec.name: np.full(shape[1:], _BLANK[spec.dtype.family], dtype=object).tolist()
         for spec, shape in zip(signature.inputs, shapes, strict=True)
     }
     return {"instances": [row if len(row) > 1 else next(iter(row.values()))] * rows}
+
+
+def _values(signature: Signature) -> int:
+    """Values in one row of the example."""
+    return sum(prod(_known_sizes(spec)[1:]) for spec in signature.inputs)
 
 
 def _known_sizes(spec: TensorSpec) -> list[int]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging import LogRecord
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,14 @@ class SavedModel:
         unusable: the others, with the reason.
     """
 
-    def __init__(self, folder: Path, tags: Sequence[str]) -> None:
+    def __init__(self, folder: Path, tags: Sequence[str], intra_op_threads: int = 0) -> None:
         """Load graph and variables of the graph with exactly these tags.
+
+        Args:
+            folder: holds ``saved_model.pb``.
+            tags: of the graph.
+            intra_op_threads: threads that operators of this process share; counts in its first session only.
+                0: TF_NUM_INTRAOP_THREADS, or all cores.
 
         Raises:
             ModelLoadError: no such graph, no signature to serve, variables missing, a corrupt file.
@@ -62,6 +68,7 @@ class SavedModel:
         self._session = tf.compat.v1.Session(
             graph=self._graph,
             config=tf.compat.v1.ConfigProto(
+                intra_op_parallelism_threads=intra_op_threads,
                 allow_soft_placement=True,  # a graph exported on a GPU machine may name its devices
                 gpu_options=tf.compat.v1.GPUOptions(allow_growth=True),  # workers share one GPU
             ),
@@ -141,6 +148,20 @@ class SavedModel:
         with self._graph.as_default():
             copy = tf.identity(self._graph.get_tensor_by_name(spec.tensor_name), name="fed_and_fetched")
         return str(copy.name)
+
+
+def graphs(folder: Path) -> Iterator[tuple[Any, list[Signature]]]:
+    """Each graph of a SavedModel with the signatures that can be read, without a session.
+
+    Raises:
+        OSError, IndexError: there is none, or the file is damaged.
+    """
+    for meta_graph in tf.__internal__.saved_model.parse_saved_model(str(folder)).meta_graphs:
+        signatures = []
+        for name, definition in meta_graph.signature_def.items():
+            with suppress(ValueError):
+                signatures.append(_signature(name, definition))
+        yield meta_graph.graph_def, signatures
 
 
 def _load(session: Any, folder: Path, tags: Sequence[str]) -> Any:

@@ -27,17 +27,18 @@ def signatures_with_side_effects(graph_def: Any, signatures: Iterable[Signature]
         graph_def: the ``GraphDef`` the signatures belong to, its function library included.
         signatures: those to look at.
     """
-    nodes = {node.name: node for node in graph_def.node}
-    functions = {function.signature.name: function for function in graph_def.library.function}
     return frozenset(
         signature.name
         for signature in signatures
-        if any(_WRITES.match(operation) for operation in _operations(signature, nodes, functions))
+        if any(_WRITES.match(operation) for operation in operations(graph_def, signature))
     )
 
 
-def _operations(signature: Signature, nodes: dict[str, Any], functions: dict[str, Any]) -> Iterable[str]:
-    """Every operation between the inputs and the outputs, inside called functions too."""
+def operations(graph_def: Any, signature: Signature) -> frozenset[str]:
+    """The types of all operations between the inputs and the outputs, inside called functions too."""
+    nodes = {node.name: node for node in graph_def.node}
+    functions = {function.signature.name: function for function in graph_def.library.function}
+    found: set[str] = set()
     seen = {_node_name(spec) for spec in signature.inputs}
     waiting = [_node_name(spec) for spec in signature.outputs]
     called: list[str] = []
@@ -46,7 +47,7 @@ def _operations(signature: Signature, nodes: dict[str, Any], functions: dict[str
         if name in seen or name not in nodes:
             continue
         seen.add(name)
-        yield nodes[name].op
+        found.add(nodes[name].op)
         called += _calls(nodes[name])
         waiting += [source.lstrip("^").partition(":")[0] for source in nodes[name].input]
     entered: set[str] = set()
@@ -56,8 +57,9 @@ def _operations(signature: Signature, nodes: dict[str, Any], functions: dict[str
             continue
         entered.add(name)
         for node in functions[name].node_def:
-            yield node.op
+            found.add(node.op)
             called += _calls(node)
+    return frozenset(found)
 
 
 def _calls(node: Any) -> list[str]:

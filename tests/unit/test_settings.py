@@ -90,6 +90,22 @@ def test_zero_workers_means_one_for_each_core(tmp_path):
 
 @pytest.mark.parametrize(("text", "cores"), [("50000 100000", 1), ("max 100000", None), ("", None)])
 def test_a_containers_cpu_limit_counts(tmp_path, text, cores):
-    limit = tmp_path / "cpu.max"
-    limit.write_text(text)
-    assert available_cores(limit) == (cores or available_cores(tmp_path / "absent"))
+    (tmp_path / "cpu.max").write_text(text)
+    assert available_cores(tmp_path) == (cores or available_cores(tmp_path / "absent"))
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("50000", 1), ("-1", None)])
+def test_the_limit_of_an_older_kernel_counts_too(tmp_path, quota, cores):
+    folder = tmp_path / "cpu"
+    folder.mkdir()
+    (folder / "cpu.cfs_quota_us").write_text(quota)
+    (folder / "cpu.cfs_period_us").write_text("100000")
+    assert available_cores(tmp_path) == (cores or available_cores(tmp_path / "absent"))
+
+
+def test_workers_share_the_cores():
+    cores = available_cores()
+    assert Settings().cpu_threads_per_worker == cores
+    assert Settings(workers=cores).cpu_threads_per_worker == 1
+    assert Settings(workers=10 * cores).cpu_threads_per_worker == 1
+    assert Settings(workers=2, cpu_threads=7).cpu_threads_per_worker == 7

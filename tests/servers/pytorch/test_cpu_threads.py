@@ -14,6 +14,7 @@ from .conftest import MLP
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch):
     monkeypatch.setattr(cpu_threads, "ALL", 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     yield
     cpu_threads.use(torch.get_num_threads())
 
@@ -35,6 +36,12 @@ def test_a_short_forward_stays_on_one_thread(seconds, threads):
 def test_one_slow_run_of_a_short_forward_does_not_count():
     pauses = [0.002, 0.0, 0.002]
     assert cpu_threads.settle(lambda: time.sleep(pauses.pop())) == 1
+
+
+@pytest.mark.parametrize(("told", "threads"), [("3", 3), ("3,1", 3), ("", 2), ("0", 2), ("many", 2)])
+def test_a_long_forward_gets_the_share_of_the_worker(monkeypatch, told, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    assert cpu_threads.settle(lambda: time.sleep(0.002)) == threads
 
 
 def test_the_number_holds_for_the_current_thread_only():

@@ -408,3 +408,25 @@ def test_with_torch_itself(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", WITH_TORCH], cwd=tmp_path, check=True)
     found = {path.name: torch_file(path) for path in tmp_path.iterdir()}
     assert found == {"values.pt": "torch.save", "script.pt": "TorchScript", "export.pt2": "torch.export"}
+
+
+@pytest.mark.parametrize(
+    ("files", "place"),
+    [
+        (TORCH, "warmup.json"),
+        (SAVED_MODEL, "0001/warmup.json"),
+        ({f"0002/{name}": data for name, data in SAVED_MODEL.items()}, "warmup.json"),
+    ],
+)
+def test_requests_for_warming_up_are_packed_beside_the_model(tmp_path, files, place):
+    folder = lay(tmp_path / "m", {**files, "warmup.json": b'{"instances": [1]}'})
+    assert place in pack(folder, tmp_path / "m.tgz")
+
+
+@pytest.mark.parametrize("name", ["warmup.json", "0001/warmup.json"])
+def test_what_is_no_request_for_warming_up_is_not_packed(tmp_path, name):
+    files = {f"0001/{each}": data for each, data in SAVED_MODEL.items()}
+    folder = lay(tmp_path / "m", {**files, name: b"{"})
+    with pytest.raises(ModelLoadError, match=r"^warmup\.json cannot be read as JSON"):
+        pack(folder, tmp_path / "m.tgz")
+    assert not (tmp_path / "m.tgz").exists()
