@@ -101,14 +101,13 @@ class Connection(Outgoing):
                 self.abort()
             return
         if self._is_between:
-            end = data.find(b"\r\n\r\n") + 4
-            self._raw_head = raw = data[:end]
-            known = self._server.known_heads.get(raw)
-            if known is not None and known.length == size - end and not self._line and not self._is_full:
+            self._raw_head = data[: data.find(b"\r\n\r\n") + 4]
+            known = self._server.known_heads.get(self._raw_head)
+            if known is not None and size == known.size and not self._line and not self._is_full:
                 exchange = Exchange(self, known.head, True)
                 self._line.append(exchange)
                 self.deadline = _NEVER
-                exchange.open_whole(data[end:])
+                exchange.open_whole(data[len(self._raw_head) :])
                 return
         self._read_size = size
         self._stalled_bytes += size

@@ -78,8 +78,8 @@ class KnownHead(NamedTuple):
     """A head that came before."""
 
     head: Head
-    length: int
-    """Bytes of the body behind it."""
+    size: int
+    """Bytes of the request: of the head, and of the body behind it."""
 
 
 class KnownHeads:
@@ -121,7 +121,7 @@ class KnownHeads:
             return
         if len(self._heads) >= self._MOST:
             self._heads.clear()
-        self._heads[raw] = KnownHead(head, int(lowered.get("content-length", "0")))
+        self._heads[raw] = KnownHead(head, len(raw) + int(lowered.get("content-length", "0")))
 
 
 def lowered(headers: httputil.HTTPHeaders) -> Mapping[str, str]:
