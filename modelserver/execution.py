@@ -23,7 +23,13 @@ from modelserver.hooks import Submit
 SHORT_S = 0.001
 """A call that takes less than this may hold up the event loop: it costs less than the hop it saves."""
 
+SLOW_S = 0.01
+"""One call on the event loop that takes this takes all off it at once. Between the two it counts in the mean:
+on a busy machine, the system's own work makes one in a hundred short calls longer than a millisecond."""
+
 _PROOF_CALLS = 16
+_MEAN_OF = 16
+"""Calls that the mean time mostly comes from (an exponentially weighted one)."""
 
 
 class _Job(NamedTuple):
@@ -60,6 +66,7 @@ class ModelThreads:
         self._inline = inline
         self._clock = clock
         self._pending = 0
+        self._mean_s = 0.0
         self._short_calls = 0
         self._largest_short = 0
         for number in range(count):
@@ -124,8 +131,13 @@ class ModelThreads:
             self._queue.put(None)
 
     def _learn(self, seconds: float, size: int) -> None:
-        """Count one call. A single slow one takes the calls off the loop until the proof is given again."""
-        if seconds >= SHORT_S:
+        """Count one call. A slow one, or a mean that is not short, takes the calls off the loop until the
+        proof is given again. A larger request than those proven is on the thread, and may be slow there."""
+        if seconds >= SHORT_S and size > self._largest_short:
+            return
+        is_slow = seconds >= SLOW_S
+        self._mean_s = 0.0 if is_slow else self._mean_s + (seconds - self._mean_s) / _MEAN_OF
+        if is_slow or self._mean_s >= SHORT_S:
             self._short_calls = self._largest_short = 0
         else:
             self._short_calls += 1

@@ -82,6 +82,12 @@ class Connection(Outgoing):
             not each.is_answered for each in self._line
         )
 
+    def idle_s(self, now: float) -> float:
+        """Seconds since it was last in use."""
+        if self._line or self._in_head or self.is_closed or self.lingers:
+            return 0.0
+        return now - (self.deadline - self._limits.keep_alive_s)
+
     # -- asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -23,6 +23,7 @@ from modelserver.load_board import Slot
 _log = logging.getLogger("modelserver.server")
 
 _BACKLOG = 1024
+_IDLE_S = 1.0
 
 
 class HTTPServer:
@@ -63,6 +64,7 @@ class HTTPServer:
         self._sockets: Sequence[socket.socket] = ()
         self._joining: set[asyncio.Task[None]] = set()  # accepted, not among the connections yet
         self._open = 0  # those that were taken by `_join`
+        self._idle = 0  # of them, when they were last counted
         self._sweeper: asyncio.TimerHandle | None = None
 
     @property
@@ -147,10 +149,13 @@ class HTTPServer:
         """Tell the other workers how many connections are open here."""
         if self._slot is not None:
             self._open += change
-            self._slot.set_connections(self._open)
+            self._slot.set_connections(max(0, self._open - self._idle))
 
     def _sweep(self) -> None:
         self._sweeper = self._loop.call_later(self.limits.sweep_s, self._sweep)
         now = self.now()
         for connection in [each for each in self.connections if each.deadline < now]:
             connection.expire()
+        if self._slot is not None:  # a connection that nobody uses is no load
+            self._idle = sum(connection.idle_s(now) > _IDLE_S for connection in self.connections)
+            self._count(0)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from modelserver.execution import SHORT_S, ModelThreads
+from modelserver.execution import SHORT_S, SLOW_S, ModelThreads
 
 
 def test_calls_run_one_at_a_time_in_order_of_arrival():
@@ -138,7 +138,13 @@ class Clock:
         return self.now
 
     def slow_call(self):
-        self.now += 2 * SHORT_S
+        self.now += SLOW_S
+
+    def call_of(self, seconds):
+        def call():
+            self.now += seconds
+
+        return call
 
 
 @pytest.fixture
@@ -171,14 +177,34 @@ def test_a_larger_request_than_any_before_proves_itself_on_the_thread(proven):
 
 
 def test_one_slow_call_takes_the_calls_off_the_loop(proven, clock):
-    assert where(proven, 1, work=clock.slow_call) == ["MainThread"]
+    assert where(proven, 1, work=clock.call_of(1000 * SLOW_S)) == ["MainThread"]
     assert where(proven, 17) == ["model-m-0"] * 16 + ["MainThread"]
 
 
-def test_calls_that_are_not_short_stay_on_the_thread(clock):
+def test_a_call_that_was_a_little_late_changes_nothing(proven, clock):
+    """A busy machine makes one in many late, and the mean is what counts."""
+    for _ in range(20):
+        assert where(proven, 1, work=clock.call_of(5 * SHORT_S)) == ["MainThread"]
+        assert set(where(proven, 99)) == {"MainThread"}
+
+
+def test_calls_that_have_become_longer_leave_the_loop(proven, clock):
+    places = where(proven, 40, work=clock.call_of(2 * SHORT_S))
+    assert 5 < places.count("MainThread") < 20
+    assert places == sorted(places)  # "MainThread" first, then no more
+
+
+@pytest.mark.parametrize("seconds", [SHORT_S, 2 * SHORT_S, SLOW_S])
+def test_calls_that_are_not_short_stay_on_the_thread(clock, seconds):
     threads = ModelThreads("m", inline=True, clock=clock)
-    assert set(where(threads, 20, work=clock.slow_call)) == {"model-m-0"}
+    assert set(where(threads, 60, work=clock.call_of(seconds))) == {"model-m-0"}
     threads.close()
+
+
+def test_larger_requests_that_are_slow_leave_the_small_ones_on_the_loop(proven, clock):
+    for _ in range(20):
+        assert where(proven, 1, size=1000, work=clock.call_of(2 * SLOW_S)) == ["model-m-0"]
+        assert where(proven, 3) == ["MainThread"] * 3
 
 
 def test_a_short_call_does_not_overtake_one_on_the_thread(proven):
