@@ -130,7 +130,7 @@ def test_a_killed_worker_is_waited_for_by_nobody_and_its_replacement_gets_its_sh
         wait_until(lambda: server.text().count("is ready") == 3, what="the replacement")
         (replacement,) = set(server.workers()) - {survivor}
         newest, answered_by = at_once(server, 6)
-        assert collections.Counter(answered_by)[replacement] >= 3  # all, if the survivor's still count as used
+        assert collections.Counter(answered_by)[replacement] >= 3  # all, if the survivor's count as used
         for client in (*kept, *more, *newest):
             client.sock.close()
 
