@@ -5,9 +5,9 @@ no event loop: ``http.accepting`` acts on it. The supervisor makes the board bef
 clears the slot of one that has ended. Else only the worker itself writes into its slot, except for the mark
 of being asleep, which any of them may set.
 
-The load is the number of open connections, idle ones included. Requests in flight would say more of this
-moment, but clients that connect at once have none yet, and counting them would cost every request a write
-that other cores read. Of two workers with as many connections the one that is less busy is quicker to accept.
+The load is the number of open connections without those that were idle for a second (``http.server`` counts).
+Requests in flight would say more of this moment, but clients that connect at once have none yet, and counting
+them would cost every request a write that other cores read. Of two workers with as many connections the one that is less busy is quicker to accept.
 """
 
 from __future__ import annotations

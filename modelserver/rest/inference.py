@@ -112,11 +112,9 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         coding = self._headers.get("content-encoding")
         if coding is not None:
             body = inflate(body, coding, self._sizes.most_in)
-        size = len(body)
         payload = v1_json.decode_request(body, self._headers.get("content-type", ""), model.instances_dtype)
-        del body
         return self._dataplane.infer(
-            model, payload, self._headers, self._response_headers, self._model_type, size
+            model, payload, self._headers, self._response_headers, self._model_type, len(body)
         )
 
     def _end(self, future: asyncio.Future[Any]) -> None:

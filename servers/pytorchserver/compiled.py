@@ -29,6 +29,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from modelserver import ModelLoadError
+from pytorchserver.frozen import called
 from pytorchserver.network import Network
 
 _log = logging.getLogger("modelserver.model")
@@ -217,8 +218,7 @@ def _inputs(example: Tensors, index_limit: int, most: int) -> Iterator[Tensors]:
 def _compare(network: Network, program: _Program, inputs: list[Tensors]) -> None:
     """Refuse a program that does not give the network's numbers."""
     for each in inputs:
-        copies = {name: tensor.clone() for name, tensor in each.items()}  # a network may write into them
-        expected = network.call(*copies.values()) if len(copies) == 1 else network.call(**copies)
+        expected = called(network.call, each)
         got = program.answer([tensor.clone() for tensor in each.values()])
         difference = _difference(expected, got)
         if difference is not None:

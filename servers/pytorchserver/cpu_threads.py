@@ -51,9 +51,18 @@ def settle(forward: Callable[[], Any]) -> int:
     Args:
         forward: calls the network with a row that it has answered before, on however many threads are set.
     """
+    return settle_for(fastest(forward))
+
+
+def settle_for(seconds: float) -> int:
+    """The number of threads for a network whose forward takes so long on one."""
+    return 1 if seconds < SHORT_S else most()
+
+
+def fastest(forward: Callable[[], Any]) -> float:
+    """The shortest of a few calls on one thread, in seconds."""
     use(1)
-    fastest = min(_seconds(forward) for _ in range(3))
-    return 1 if fastest < SHORT_S else most()
+    return min(_seconds(forward) for _ in range(3))
 
 
 def _seconds(forward: Callable[[], Any]) -> float:

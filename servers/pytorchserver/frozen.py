@@ -97,11 +97,11 @@ def _inputs(example: Tensors, index_limit: int) -> Iterator[Tensors]:
 
 def _same(eager: Call, call: Call, example: Tensors, index_limit: int) -> bool:
     return all(
-        _equal(_called(eager, inputs), _called(call, inputs)) for inputs in _inputs(example, index_limit)
+        _equal(called(eager, inputs), called(call, inputs)) for inputs in _inputs(example, index_limit)
     )
 
 
-def _called(call: Call, inputs: Tensors) -> Any:
+def called(call: Call, inputs: Tensors) -> Any:
     """As a request calls it: one input by place, several by name. On copies: it may write into them."""
     copies = {name: tensor.clone() for name, tensor in inputs.items()}
     return call(*copies.values()) if len(copies) == 1 else call(**copies)
@@ -127,6 +127,6 @@ def _fastest(eager: Call, call: Call, example: Tensors) -> tuple[float, float]:
     for _ in range(_TIMED):
         for each in (eager, call):
             started = time.perf_counter()
-            _called(each, example)
+            called(each, example)
             times[each].append(time.perf_counter() - started)
     return min(times[eager]), min(times[call])
