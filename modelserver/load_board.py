@@ -7,7 +7,8 @@ of being asleep, which any of them may set.
 
 The load is the number of open connections without those that were idle for a second (``http.server`` counts).
 Requests in flight would say more of this moment, but clients that connect at once have none yet, and counting
-them would cost every request a write that other cores read. Of two workers with as many connections the one that is less busy is quicker to accept.
+them would cost every request a write that other cores read. Of two workers with as many connections the one
+that is less busy is quicker to accept.
 """
 
 from __future__ import annotations
