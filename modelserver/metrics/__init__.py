@@ -1,0 +1,1 @@
+"""What the server counts, in memory that all of its processes share, and the page that shows it."""
