@@ -28,7 +28,8 @@ RUN pip install -c "${CONSTRAINTS}" "tensorflow-cpu==${TENSORFLOW_VERSION}" ".[t
 WORKDIR /app
 USER 1000
 EXPOSE 8080
-# The port is the server's own: from the flags of process 1, MODELSERVER_HTTP_PORT or PORT.
+# Port and protocol are the server's own: from the flags of process 1 and the environment. The certificate is not
+# checked: it is for the name that clients use.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
-    CMD ["python", "-c", "import http.client, sys; from modelserver.settings import resolve; flags = open('/proc/1/cmdline').read().split('\\0'); server = http.client.HTTPConnection('localhost', resolve({}, flags).http_port, timeout=4); server.request('GET', '/'); sys.exit(server.getresponse().status != 200)"]
+    CMD ["python", "-c", "import http.client, ssl, sys; from modelserver.settings import resolve; told = resolve({}, open('/proc/1/cmdline').read().split('\\0')); client = http.client; server = client.HTTPSConnection('localhost', told.http_port, timeout=4, context=ssl._create_unverified_context()) if told.ssl_certfile else client.HTTPConnection('localhost', told.http_port, timeout=4); server.request('GET', '/'); sys.exit(server.getresponse().status != 200)"]
 ENTRYPOINT ["python", "-m", "tfserver"]

@@ -20,9 +20,10 @@ import venv
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import certificates
 import numpy as np
 import pytest
-from harness import serving
+from harness import serving, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILES = {"pytorch": "Dockerfile.pytorch", "tensorflow": "Dockerfile.tf"}
@@ -314,6 +315,17 @@ class TestImage:
         assert checked.returncode == 1
         assert "ConnectionRefusedError" in checked.stderr
 
+    def test_healthcheck_speaks_https_where_the_server_does(self, image, framework, archives, tmp_path):
+        pair = certificates.make(tmp_path)
+        told = {"MODELSERVER_SSL_CERTFILE": str(pair.certfile), "MODELSERVER_SSL_KEYFILE": str(pair.keyfile)}
+        told["MODELSERVER_API_KEY"] = "a-key"  # which the check has no need of
+        with image.serve([str(archives(framework))], tmp_path / "log", PORT="0", **told) as server:
+            port = str(server.port)
+            wait_until(lambda: "Try: curl -k https://" in server.text(), 120)
+            assert image.health(PORT=port, **told).returncode == 0
+            assert image.health(PORT=port).returncode == 1  # by plain HTTP: 400
+            assert server.stop() == 0
+
     def test_healthcheck_reads_the_port_as_the_server_does(self, image, bound_port):
         with socket.create_server(("127.0.0.1", 0)) as other:
             other_port = str(other.getsockname()[1])
@@ -328,7 +340,8 @@ class TestImage:
         assert other not in installed
         extra = "torch" if framework == "pytorch" else "tensorflow"
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        needed = [*project["dependencies"], *project["optional-dependencies"][extra]]
+        extras = project["optional-dependencies"]
+        needed = [*project["dependencies"], *extras[extra], *extras["fast"]]
         needed = [line for line in needed if "Darwin" not in line or "!=" in line]
         assert {spelled(re.match(r"[\w-]+", line)[0]) for line in needed} <= installed.keys()
         assert "modelserver" in installed
