@@ -21,6 +21,7 @@ from modelserver.errors import ModelLoadError
 from modelserver.model import Model
 from modelserver.predictor import Predictor
 from modelserver.repository import archives
+from modelserver.repository.workspace import Workspace
 
 _log = logging.getLogger("modelserver.server")
 
@@ -78,7 +79,7 @@ def build(
     predictors: Sequence[Predictor],
     options: argparse.Namespace,
     limits: archives.UnpackLimits,
-    workspace: Path,
+    workspace: Workspace,
 ) -> Model:
     """Make the model of a package.
 
@@ -87,7 +88,7 @@ def build(
         predictors: those to ask, in order.
         options: parsed values of the predictors' own flags.
         limits: what an archive may unpack to.
-        workspace: an empty folder of this model's own, for what is unpacked; it must outlive the model.
+        workspace: where archives are unpacked; it must outlive the model.
 
     Returns:
         A model that is not loaded yet.
@@ -95,17 +96,17 @@ def build(
     Raises:
         ModelLoadError: no such path, an archive that is refused, a folder that no predictor knows, or a
             framework that is not installed.
+        StartError: there is no temporary folder to unpack into.
     """
     path = packaged.path
     folder = path if path.is_dir() else _folder_of_file(path, predictors, limits, workspace)
     predictor = _find_predictor(folder, predictors)
-    if predictor is None:  # one redundant folder on top, as in an archive
+    if predictor is None and path.is_dir():  # one redundant folder on top, as in an archive
         folder = archives.model_root(folder)
         predictor = _find_predictor(folder, predictors)
     if predictor is None and (inner := _only_archive_in(folder)) is not None:
         # What KServe's storage initializer leaves in /mnt/models may still be packed.
-        archives.unpack(inner, workspace / "unpacked", limits)
-        folder = archives.model_root(workspace / "unpacked")
+        folder = _unpacked(inner, limits, workspace)
         predictor = _find_predictor(folder, predictors)
     if predictor is None:
         raise ModelLoadError(_unknown(packaged.path, folder, predictors))
@@ -119,20 +120,19 @@ def build(
 
 
 def _folder_of_file(
-    path: Path, predictors: Sequence[Predictor], limits: archives.UnpackLimits, workspace: Path
+    path: Path, predictors: Sequence[Predictor], limits: archives.UnpackLimits, workspace: Workspace
 ) -> Path:
-    if archives.is_archive(path):  # PyTorch's own zip files are not
-        archives.unpack(path, workspace / "unpacked", limits)
-        return archives.model_root(workspace / "unpacked")
-    alone = workspace / "file"  # a model file by itself, such as TorchScript's
-    alone.mkdir()
-    (alone / path.name).symlink_to(path.resolve())
-    if _find_predictor(alone, predictors) is not None:
-        return alone
-    raise ModelLoadError(
-        f"{path.name}: not a folder, and neither a gzip, tar nor zip archive by its first bytes. "
-        f"Pack the model with: python -m modelserver pack MODEL_FOLDER -o model.tgz"
-    )
+    if not archives.is_archive(path):  # PyTorch's own zip files are not
+        alone = workspace.new_folder(link=path)  # a model file by itself, such as TorchScript's
+        if _find_predictor(alone, predictors) is not None:
+            return alone
+    return _unpacked(path, limits, workspace)  # what is no archive is refused there, by what it is
+
+
+def _unpacked(archive: Path, limits: archives.UnpackLimits, workspace: Workspace) -> Path:
+    target = workspace.new_folder() / "unpacked"
+    archives.unpack(archive, target, limits)
+    return archives.model_root(target)
 
 
 def _find_predictor(folder: Path, predictors: Sequence[Predictor]) -> Predictor | None:

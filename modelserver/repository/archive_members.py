@@ -173,6 +173,8 @@ def safe_path(name: str, limits: UnpackLimits) -> str:
         raise Refused(f"member {shown(name)} has .. in its path", "paths inside the archive", _FIX_INSIDE)
     if any(re.match("[A-Za-z]:", part) for part in parts):
         raise Refused(f"member {shown(name)} has a drive letter", "relative paths", _FIX_INSIDE)
+    if ":" in name:  # on Windows a second stream of the file before it
+        raise Refused(f"member {shown(name)} has a colon in its name", "names without one")
     return "/".join(parts)
 
 

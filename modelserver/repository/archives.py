@@ -40,6 +40,7 @@ DEFAULT_LIMITS = UnpackLimits()
 
 _ACCEPTED = "a .tar.gz, .tgz, .tar or .zip"
 _FIX_PACK = "Make one with `python -m modelserver pack FOLDER -o model.tgz`."
+_FIX_DISK = "Free some space there, or set TMPDIR to a folder that can be written and has room."
 _OTHER_FILES = (
     (b"(\xb5/\xfd", "a Zstandard file"),
     (b"7z\xbc\xaf", "a 7-Zip file"),
@@ -93,10 +94,11 @@ def unpack(archive: Path, target: Path, limits: UnpackLimits = DEFAULT_LIMITS) -
                 if not tree.has_files:
                     raise Refused("it holds no files", "a model", _FIX_PACK)
     except Refused as refused:
-        raise ArchiveError(f"{name} was not unpacked: {refused}") from None
+        raise ArchiveError(f"{name} was not unpacked: {refused}") from refused.__cause__
     except OSError as error:
         # Not str(error): that shows where on this machine the models are.
-        raise ArchiveError(f"{name} was not unpacked: {error.strerror or type(error).__name__}.") from error
+        told = error.strerror or type(error).__name__
+        raise ArchiveError(f"{name} was not unpacked: it cannot be read: {told}.") from error
 
 
 @contextmanager
@@ -136,14 +138,25 @@ def _filled_then_renamed(target: Path) -> Iterator[Path]:
         raise Refused(f"there is already something at {shown(target.name)}", "a new folder")
     if not target.parent.is_dir():
         raise Refused(f"the folder {shown(target.parent.name)} to unpack into does not exist")
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
+    with _writing():
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
     try:
         yield folder
-        folder.chmod(0o755)
-        folder.rename(target)
+        with _writing():
+            folder.chmod(0o755)
+            folder.rename(target)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Tell a disk that is full or read-only from an archive that cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise Refused(f"the disk does not take it: {error.strerror}", fix=_FIX_DISK) from error
 
 
 def _is_empty_folder(path: Path) -> bool:
@@ -174,10 +187,17 @@ class _Tree:
         if member.path in self._files or member.path in self._folders:
             raise Refused(f"member {shown(member.path)} is there twice", "each path once")
         self._files.add(member.path)
-        with (self.root / member.path).open("xb") as file:
-            os.fchmod(file.fileno(), 0o644)
+        with _writing():
+            file = (self.root / member.path).open("xb")
+        try:
+            with _writing():
+                os.fchmod(file.fileno(), 0o644)
             for chunk in member.chunks:
-                file.write(chunk)
+                with _writing():
+                    file.write(chunk)
+        finally:
+            with _writing():  # the last bytes are written here
+                file.close()
 
     def _make_parents(self, path: str) -> None:
         """Folders that are named only by a longer path; they count as members, too."""
@@ -194,6 +214,7 @@ class _Tree:
         if path in self._files:
             raise Refused(f"member {shown(path)} is both a file and a folder", "one of them")
         folder = self.root / path
-        folder.mkdir()
-        folder.chmod(0o755)
+        with _writing():
+            folder.mkdir()
+            folder.chmod(0o755)
         self._folders.add(path)

@@ -33,6 +33,7 @@ from modelserver.repository.archive_members import (
 
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_EXTENSION_BYTES = 1024 * 1024  # a pax header with access lists can be long; a name cannot
+_MAX_PADDING_BYTES = 16 * 1024 * 1024  # zeros behind the end mark: tar fills up its last record
 _MAX_EXTENSIONS = 8  # headers before one member: pax, global pax, GNU long name
 
 _TAR_TYPES = {
@@ -139,8 +140,9 @@ def _members(stream: _TarStream) -> Iterator[Member]:
         yield Member(path, is_folder, chunks)
         for _ in chunks:  # what the caller left
             pass
+    end = stream.position
     while rest := stream.read(CHUNK):
-        if rest.strip(b"\0"):
+        if rest.strip(b"\0") or stream.position - end > _MAX_PADDING_BYTES:
             raise Refused(f"there is data after the end of the tar, near byte {stream.position}", "none")
 
 

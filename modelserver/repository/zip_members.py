@@ -84,18 +84,20 @@ def zip_names(file: BinaryIO, archive_bytes: int, limits: UnpackLimits) -> list[
 
 
 @contextmanager
-def _damage() -> Iterator[None]:
+def _damage(where: str = "") -> Iterator[None]:
     """``zipfile`` tells damage by many exceptions; make them one."""
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError) as error:
-        raise Refused(f"its zip data is damaged: {_plain(error)}", fix=FIX_COPY) from None
+        raise Refused(f"its zip data is damaged{where}: {_plain(error)}", fix=FIX_COPY) from None
     except (NotImplementedError, RuntimeError) as error:
-        raise Refused(f"its zip data cannot be read: {_plain(error)}", fix=FIX_REPACK) from None
+        raise Refused(f"its zip data cannot be read{where}: {_plain(error)}", fix=FIX_REPACK) from None
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):  # EINVAL: an offset before the file's start
             raise
-        raise Refused("its zip data is damaged: an offset leads out of the file", fix=FIX_COPY) from None
+        raise Refused(
+            f"its zip data is damaged{where}: an offset leads out of the file", fix=FIX_COPY
+        ) from None
 
 
 def _plain(error: Exception) -> str:
@@ -149,11 +151,12 @@ def _check_entry(entry: zipfile.ZipInfo, name: str, is_folder: bool) -> None:
 
 def _chunks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, budget: Budget) -> Iterator[bytes]:
     written = 0
-    with _damage():
+    where = f" in the member at byte {entry.header_offset}"
+    with _damage(where):
         source = archive.open(entry)
     with source:
         while True:
-            with _damage():
+            with _damage(where):
                 chunk = source.read(CHUNK)
             if not chunk:
                 break

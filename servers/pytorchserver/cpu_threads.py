@@ -22,6 +22,10 @@ SHORT_S = 0.001
 ALL = torch.get_num_threads()
 """What torch would use. Read at import: later, ``use`` has changed what torch answers."""
 
+# The first such call makes torch's pthreadpool, whose threads stay and which torch itself makes anew in a
+# forked child. Made while a model loads, they would look like threads that a fork loses (see `preloading`).
+torch.set_num_threads(ALL)
+
 
 class _Applied(threading.local):
     """torch keeps the number for each thread of the program; this is what was last set on the current one."""

@@ -27,6 +27,7 @@ import torch
 from torch.export.pt2_archive import PT2ArchiveReader
 
 from modelserver import ModelLoadError
+from pytorchserver.weights import refuse_old_torch
 
 _NAME = re.compile(r"[\w.*/+:# -]*")
 """Names and targets: they end up in Python source that torch writes, where these cannot make a call."""
@@ -50,8 +51,9 @@ def refuse_code(path: Path) -> None:
     """Raise if loading the ``.pt2`` file could run anything but the network.
 
     Raises:
-        ModelLoadError: names what it carries.
+        ModelLoadError: names what it carries; or torch is too old.
     """
+    refuse_old_torch()
     with zipfile.ZipFile(path) as archive:
         # The format before torch 2.8: torch reads it with zipfile, and unpickles.
         if "version" in archive.namelist():

@@ -1,9 +1,10 @@
 """Weights files: read a state_dict without running code, and put it into a network.
 
 Rules of the room: ``torch.load`` is called in one place, with ``weights_only=True`` and no other way to try:
-a pickle is a program. Even so torch must be 2.10 or newer (CVE-2025-32434, CVE-2026-24747). Files whose
-format allows it are memory-mapped and become the parameters as they are, so N worker processes hold one copy
-of the pages. A mapped file must not be overwritten in place while it is served: rename a new one over it.
+a pickle is a program. (``export_check`` tries the values of a ``.pt2`` in the same way.) Even so torch must
+be 2.10 or newer (CVE-2025-32434, CVE-2026-24747). Files whose format allows it are memory-mapped and become
+the parameters as they are, so N worker processes hold one copy of the pages. A mapped file must not be
+overwritten in place while it is served: rename a new one over it.
 """
 
 from __future__ import annotations
@@ -29,17 +30,26 @@ _PARALLEL_PREFIX = "module."
 _SHOWN = 5
 
 
-def read_state_dict(path: Path, kind: FileKind) -> StateDict:
-    """Read ``path`` as a state_dict, on the CPU. A checkpoint that holds one is unwrapped.
+def refuse_old_torch() -> None:
+    """Refuse a torch whose ``torch.load`` is unsafe with ``weights_only=True``, too.
 
     Raises:
-        ModelLoadError: the file holds something else; says what.
+        ModelLoadError: it is older than 2.10.
     """
     if torch.torch_version.TorchVersion(torch.__version__) < "2.10":
         raise ModelLoadError(
             f"torch {torch.__version__} cannot load weights safely (CVE-2026-24747). "
             f"Run: pip install 'torch>=2.10'"
         )
+
+
+def read_state_dict(path: Path, kind: FileKind) -> StateDict:
+    """Read ``path`` as a state_dict, on the CPU. A checkpoint that holds one is unwrapped.
+
+    Raises:
+        ModelLoadError: the file holds something else, or torch is too old; says what.
+    """
+    refuse_old_torch()
     if not kind.is_state_dict:
         raise ModelLoadError(f"{path.name} is {kind.value}. Expected a state_dict: {SAVE_LINE}")
     if path.suffix == ".safetensors" and kind is not FileKind.SAFETENSORS:

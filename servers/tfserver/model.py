@@ -92,6 +92,13 @@ class TensorFlowModel(Model):
         served, previous = _Served.of(SavedModel(folder, self.tags, threads)), self._served
         for name, reason in served.saved_model.unusable.items():
             _log.warning("model %s: signature %r cannot be served: %s", self.name, name, reason)
+        if served.default is None:
+            _log.info(
+                'model %s has no signature "%s": a request names one in "signature_name": %s',
+                self.name,
+                DEFAULT_SIGNATURE,
+                ", ".join(served.saved_model.signatures),
+            )
         try:
             answers_example = self._warm_up(served)
             requests = warm_up(folder, served.answer)

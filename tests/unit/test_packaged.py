@@ -9,6 +9,7 @@ import pytest
 from modelserver import Model, ModelLoadError, Predictor
 from modelserver.packaged import PackagedModel, build, installed_predictors
 from modelserver.repository.archives import UnpackLimits
+from modelserver.repository.workspace import Workspace
 
 
 class Served(Model):
@@ -38,10 +39,10 @@ def folder(tmp_path):
 
 
 def built(path, tmp_path, predictors=(KNOWS,)):
-    workspace = tmp_path / "workspace"
-    workspace.mkdir()
     packaged = PackagedModel.parse(str(path))
-    return build(packaged, predictors, argparse.Namespace(), UnpackLimits(), workspace)
+    with pytest.MonkeyPatch.context() as patch, Workspace() as workspace:
+        patch.setenv("TMPDIR", str(tmp_path))
+        return build(packaged, predictors, argparse.Namespace(), UnpackLimits(), workspace)
 
 
 def packed(folder, archive, top=""):
@@ -83,7 +84,6 @@ def test_what_is_not_there_is_named():
 def test_a_folder_is_used_in_place(folder, tmp_path):
     model = built(folder, tmp_path)
     assert (model.name, model.files, model.ready) == ("flowers", ["weights.frame"], False)
-    assert list((tmp_path / "workspace").iterdir()) == []
 
 
 @pytest.mark.parametrize("top", ["", "flowers/"])
@@ -123,7 +123,7 @@ def test_a_folder_that_nobody_knows_is_described(tmp_path):
 def test_a_file_that_is_no_archive_is_told_how_to_become_one(tmp_path):
     file = tmp_path / "notes.txt"
     file.write_text("hello")
-    with pytest.raises(ModelLoadError, match=r"notes\.txt: not a folder, and neither .*modelserver pack"):
+    with pytest.raises(ModelLoadError, match=r"notes\.txt .* starts with b'hello'; .*modelserver pack"):
         built(file, tmp_path)
 
 

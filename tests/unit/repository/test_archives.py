@@ -268,6 +268,8 @@ def test_a_small_text_that_packs_very_well_is_taken(place: Place) -> None:
         ("C:/evil", "a drive letter"),
         ("C:evil", "a drive letter"),
         ("a/c:evil", "a drive letter"),
+        ("model.pt:evil", "a colon"),
+        (":evil", "a colon"),
         ("..\\evil", "a backslash"),
         ("\\\\host\\share", "a backslash"),
         ("a\nb", "a control character"),
@@ -438,13 +440,6 @@ def test_ten_gigabytes_of_zeros_are_refused_at_the_header(place: Place) -> None:
     assert "--max_archive_ratio" in place.refuses(data)
 
 
-@pytest.mark.parametrize("compress", [bz2.compress, lzma.compress])
-def test_ratio_of_what_no_header_speaks_of(place: Place, compress: Callable[[bytes], bytes]) -> None:
-    data = compress(make_tar({"good": b""}) + bytes(70 * MIB))
-    assert "--max_archive_ratio" in place.refuses(data)
-    assert place.unpack(data, UnpackLimits(max_archive_ratio=1_000_000)) == {"good": b""}
-
-
 def test_ratio_of_a_zip(place: Place) -> None:
     data = make_zip({"zeros": bytes(70 * MIB)})
     assert "more than 900 times" in place.refuses(data, UnpackLimits(max_archive_ratio=900))
@@ -526,6 +521,13 @@ def test_no_bytes(place: Place) -> None:
 )
 def test_what_is_no_archive(place: Place, data: bytes, cause: str) -> None:
     assert cause in place.refuses(data)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_padding_is_taken_up_to_a_limit(place: Place, compress: Callable[[bytes], bytes]) -> None:
+    data = make_tar({"good": b""})
+    assert "data after the end of the tar" in place.refuses(compress(data + bytes(18 * MIB)))
+    assert place.unpack(compress(data + bytes(15 * MIB))) == {"good": b""}
 
 
 @pytest.mark.parametrize("compression", ["gzip", "bzip2", "xz", "tar"])
@@ -654,7 +656,7 @@ def test_a_size_that_is_negative_or_no_number(place: Place) -> None:
 
 
 def test_files_that_cannot_be_read(place: Place) -> None:
-    with pytest.raises(ArchiveError, match=r"^none was not unpacked: No such file or directory\.$"):
+    with pytest.raises(ArchiveError, match=r"^none was not unpacked: it cannot be read: No such file"):
         unpack(place.work / "none", place.target)
     with pytest.raises(ArchiveError, match="it is a folder"):
         unpack(place.outside, place.target)
@@ -706,13 +708,16 @@ def test_a_write_that_fails_half_way(place: Place) -> None:
     before = tree_of(place.root)
     with largest_file(100_000), pytest.raises(ArchiveError) as caught:
         unpack(archive, place.target)
-    assert str(caught.value) == "0001.tar.gz was not unpacked: File too large."
+    assert str(caught.value) == (
+        "0001.tar.gz was not unpacked: the disk does not take it: File too large. "
+        "Free some space there, or set TMPDIR to a folder that can be written and has room."
+    )
     assert tree_of(place.root) == before
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that takes no files")
 def test_a_folder_that_takes_no_files(place: Place) -> None:
-    with pytest.raises(ArchiveError, match=r"^0001.tar.gz was not unpacked: [A-Z][a-z ]+\.$"):
+    with pytest.raises(ArchiveError, match=r"the disk does not take it: [A-Z][a-z ]+\. Free"):
         unpack(place.archive(make_tar(FILES)), Path("/proc/self/model"))
 
 
