@@ -19,17 +19,25 @@ import httptools
 from modelserver.http.exchange import Exchange, refusal
 from modelserver.http.head import HeadRefused, check_size, read_head
 from modelserver.http.outgoing import Outgoing
+from modelserver.logs import RateLimited
 from modelserver.protocols.v1_json import encode_error
 
 if TYPE_CHECKING:
     from modelserver.http.server import HTTPServer
 
 _log = logging.getLogger("modelserver.server")
+_refusals = RateLimited(
+    lambda count, kind, period_s: _log.info(
+        "Refused %d more requests in the last %g s: %s", count, period_s, kind
+    )
+)
 
 _NEVER = float("inf")
 _LINGER_S = 2.0
 _LINGER_BYTES = 32 * 1024 * 1024
 _FRAMING = ("content-length", "transfer-encoding")
+_CHUNK_ROOM = 16
+"""Bytes around each chunk that are not counted, as in Go's net/http: its size and two line ends."""
 
 
 class Context(NamedTuple):
@@ -62,7 +70,7 @@ class Connection(Outgoing):
         self._fields: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []  # of the body, in this read
         self._read_size = 0
-        self._stalled_bytes = 0  # read since a head began or a body went on
+        self._stalled_bytes = 0  # read since a head began, or beside a body
         self._holds = 0
         self._holds_pipeline = False
         self._discards = False
@@ -94,8 +102,9 @@ class Connection(Outgoing):
         """A client has connected."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
         peer = transport.get_extra_info("peername")
-        self.context = Context(peer[0] if isinstance(peer, tuple) else "")
-        self._server.connections.add(self)
+        protocol = "http" if transport.get_extra_info("ssl_object") is None else "https"
+        self.context = Context(peer[0] if isinstance(peer, tuple) else "", protocol)
+        self._server.opened(self)
         self._advance()
 
     def data_received(self, data: bytes) -> None:
@@ -214,7 +223,8 @@ class Connection(Outgoing):
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body. The pieces of one read are passed on as one, however small the chunks are."""
-        self._stalled_bytes = 0
+        excess = self._stalled_bytes - len(body) - _CHUNK_ROOM
+        self._stalled_bytes = excess if excess > 0 else 0
         if self._reading is not None:
             self._pieces.append(body)
 
@@ -255,7 +265,7 @@ class Connection(Outgoing):
         if self.is_closed or self.lingers:
             return
         if exchange.has_begun:
-            self.abort()  # a close would make half an answer look like a whole one
+            self.reset()  # a close would make half an answer look like a whole one
         else:
             self._end_with(status, reason)
 
@@ -381,7 +391,10 @@ class Connection(Outgoing):
         """Answer what cannot become a request, and close. What was read whole before is answered first."""
         if self._discards:
             return
-        _log.info("Refused a request from %s: %d, %s", self.context.remote_ip or "a socket", status, reason)
+        self._server.refused(status)
+        if _refusals.admits(f"{status}, {reason}"):
+            who = self.context.remote_ip or "a socket"
+            _log.info("Refused a request from %s: %d, %s", who, status, reason)
         cut, self._reading = self._reading, None
         self._pieces.clear()
         if self._line and self._line[0] is not cut:

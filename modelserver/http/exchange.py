@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("modelserver.server")
 
+_LARGE = 256 * 1024
 _NO_BODY = frozenset((204, 304))
 _OURS = frozenset(("Connection", "Transfer-Encoding"))
 
@@ -36,11 +37,14 @@ class Exchange(httputil.HTTPConnection):
         is_read: its body has come whole.
         has_begun: some of its answer is written.
         is_answered: all of its answer is written.
+        request_id: what the application calls the request; of no meaning here.
     """
+
+    request_id = ""
 
     # Most requests leave most of these as they are.
     is_open = is_read = has_begun = is_answered = False
-    _is_waiting = _is_delivered = _is_lost = _chunked = False
+    _is_waiting = _is_delivered = _is_lost = _is_broken = _chunked = False
     _delegate: httputil.HTTPMessageDelegate | None = None
     _remaining: int | None = None
     _close_callback: Callable[[], None] | None = None
@@ -210,9 +214,11 @@ class Exchange(httputil.HTTPConnection):
         if head.count("\r") + head.count("\n") != 2 * (len(lines) - 1):
             raise ValueError("a header of the answer holds a line break")
         data = head.encode("latin-1") + b"\r\n\r\n"
+        self.has_begun = True
+        if chunk and len(chunk) >= _LARGE:
+            return self._write_large(data, self._framed(chunk))
         if chunk:
             data += self._framed(chunk)
-        self.has_begun = True
         return self.connection.write(data)
 
     def write_answer(self, head: bytes, body: bytes) -> None:
@@ -232,7 +238,12 @@ class Exchange(httputil.HTTPConnection):
             head += b"Connection: close\r\n"
         elif line.version != "HTTP/1.1":
             head += b"Connection: keep-alive\r\n"
-        connection.write(b"%b\r\n%b" % (head, b"" if line.method == "HEAD" else body))
+        if line.method == "HEAD":
+            body = b""
+        if len(body) < _LARGE:
+            connection.write(b"%b\r\n%b" % (head, body))
+        else:
+            self._write_large(head + b"\r\n", body)
         self.has_begun = self.is_answered = True
         self._close_callback = None
         connection.answered(self)
@@ -248,12 +259,19 @@ class Exchange(httputil.HTTPConnection):
             return _closed()
         return self.connection.write(self._framed(chunk))
 
+    def break_off(self) -> None:
+        """The answer that has begun will not be whole: ``finish`` shall end it so that the client sees it."""
+        self._is_broken = True
+
     def finish(self) -> None:
-        """The answer is complete."""
+        """The answer is complete, or broken off."""
         if self.is_answered or self._is_lost:
             return
         if not self.has_begun:
             self.connection.abort()  # its head could not be written
+            return
+        if self._is_broken:
+            self._finish_broken()
             return
         if self._remaining and not self.connection.is_closed:
             self.connection.abort()  # the client waits for bytes that will not come
@@ -264,10 +282,29 @@ class Exchange(httputil.HTTPConnection):
         self._close_callback = None
         self.connection.answered(self)
 
+    def _finish_broken(self) -> None:
+        """End without the last chunk, or short of the length; where neither is there, with a reset."""
+        self.is_answered = True
+        self.keep_alive = False
+        self._close_callback = None
+        if self._chunked or self._remaining is not None:
+            self.connection.answered(self)
+        else:
+            self.connection.reset()
+
     def close(self) -> None:
         """Drop the connection after what is written is sent; once it lingers, that is its own business."""
         if not self.connection.lingers:
             self.connection.close()
+
+    def _write_large(self, head: bytes, body: bytes) -> asyncio.Future[None]:
+        """Write both without a copy of them together, for which there may be no memory."""
+        try:
+            self.connection.write(head)
+            return self.connection.write(body)
+        except MemoryError:
+            self.connection.abort()  # else the client would wait for ever
+            raise
 
     def _framed(self, chunk: bytes) -> bytes:
         if self._remaining is not None:
@@ -295,6 +332,6 @@ def refusal(status: int, reason: str, body: bytes) -> bytes:
     """The whole answer to bytes that are no request; the connection closes behind it."""
     head = (
         f"HTTP/1.1 {status} {reason}\r\nServer: modelserver\r\nContent-Type: application/json\r\n"
-        f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"X-Content-Type-Options: nosniff\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode("ascii") + body

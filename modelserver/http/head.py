@@ -113,6 +113,7 @@ class KnownHeads:
             or head.start_line.version != "HTTP/1.1"
             or "transfer-encoding" in lowered
             or "upgrade" in lowered
+            or "x-request-id" in lowered  # each its own: they would only push the others out
         ):
             return
         lines = [b"%s %s HTTP/1.1" % (head.start_line.method.encode(), target)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from modelserver.settings import Settings
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -30,5 +32,21 @@ class Limits:
     max_header_fields: int = 200
     """Number of header fields; else 431."""
 
+    max_connections: int = 0
+    """More at once are answered 503; 0: as many as the process may have open files, less a reserve."""
+
     sweep_s: float = 1.0
     """How often deadlines are looked at."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        """The limits that a server is told."""
+        shortest = min(settings.timeout_keep_alive, settings.timeout_read, settings.timeout_write)
+        return cls(
+            keep_alive_s=settings.timeout_keep_alive,
+            head_s=settings.timeout_read,
+            body_idle_s=settings.timeout_read,
+            write_idle_s=settings.timeout_write,
+            max_connections=settings.max_connections,
+            sweep_s=min(1.0, max(0.05, shortest)),  # more often would cost more than it is worth
+        )

@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import socket
 import struct
 import termios
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from modelserver.http.server import HTTPServer
+
+_RESET = struct.pack("ii", 1, 0)  # linger, for no time
 
 
 class Outgoing(asyncio.Protocol):
@@ -66,6 +69,14 @@ class Outgoing(asyncio.Protocol):
         """Close at once."""
         self.is_closed = True
         self._transport.abort()
+
+    def reset(self) -> None:
+        """Close at once, and so that the client cannot take it for the end of what was sent."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):  # closed already
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.abort()
 
     def _expire_writing(self) -> None:
         """Time is up for a client that does not read, unless it did read some."""

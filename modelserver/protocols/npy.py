@@ -27,12 +27,15 @@ _LONGEST_HEADER = 4096
 """numpy writes 118 bytes for an array of numbers."""
 _MOST_DIMENSIONS = 32
 
-# A Python dict with three keys in any order.
-_DICT = re.compile(rb"\{(?:\s*'\w+'\s*:\s*(?:'[^']*'|True|False|\([^()]*\))\s*(?:,|(?=\}))){3}\s*\}\s*")
-_DTYPE = re.compile(rb"'descr'\s*:\s*'([<>|=]?(?:b1|[iu][1248]|f[248]))'")
-_ORDER = re.compile(rb"'fortran_order'\s*:\s*(True|False)")
-_SIZE = rb"\s*(?:0|[1-9]\d{0,17})\s*"
-_SHAPE = re.compile(rb"'shape'\s*:\s*\((\s*|(?:%b,)+(?:%b)?)\)" % (_SIZE, _SIZE))
+# A Python dict with three keys in any order. Not \s: Python does not take every blank everywhere.
+_B = rb"[ \n]*"
+_DICT = re.compile(
+    rb"\{(?:%b'\w+'%b:%b(?:'[^']*'|True|False|\([^()]*\))%b(?:,|(?=\}))){3}%b\}%b" % ((_B,) * 6)
+)
+_DTYPE = re.compile(rb"'descr'%b:%b'([<>|=]?(?:b1|[iu][1248]|f[248]))'" % (_B, _B))
+_ORDER = re.compile(rb"'fortran_order'%b:%b(True|False)" % (_B, _B))
+_SIZE = rb"%b(?:0|[1-9]\d{0,17})%b" % (_B, _B)
+_SHAPE = re.compile(rb"'shape'%b:%b\((%b|(?:%b,)+(?:%b)?)\)" % (_B, _B, _B, _SIZE, _SIZE))
 
 
 class _Header(NamedTuple):

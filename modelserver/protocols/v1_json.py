@@ -81,6 +81,7 @@ def encode_response(value: Any) -> tuple[bytes, str]:
 
     Raises:
         TypeError: the value, or something in it, has no JSON form. The text names its type.
+        Exception: what the ``tolist()`` of something in it raised.
     """
     if isinstance(value, _AS_JSON):
         # Arrays are left to orjson at every size: us of CPU, against tolist() first, for float32 2x3 0.4 and
@@ -89,11 +90,14 @@ def encode_response(value: Any) -> tuple[bytes, str]:
         try:
             return orjson.dumps(value, _plain, _OPTIONS), JSON_TYPE
         except orjson.JSONEncodeError as error:
-            raise TypeError(_cause(error)) from error
+            raise _cause(value, error) from None
     if isinstance(value, bytes | memoryview):
         return bytes(value), "application/octet-stream"
     if isinstance(value, str):
-        return value.encode(), "text/plain; charset=utf-8"
+        try:
+            return value.encode(), "text/plain; charset=utf-8"
+        except UnicodeEncodeError as error:
+            raise TypeError(f"the model returned {_type_name(value)} that is no Unicode: {error}") from None
     raise TypeError(f"the model returned {_type_name(value)}, expected dict, list, str or bytes")
 
 
@@ -114,9 +118,15 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{_type_name(value)} has no JSON form")
 
 
-def _cause(error: Exception) -> str:
-    """orjson's own text, or the one that ``_plain`` raised beneath it."""
-    return str(error.__cause__ or error)
+def _cause(value: object, error: Exception) -> Exception:
+    """What ``_plain`` raised beneath orjson's error, or that error in words that name the type."""
+    cause = error.__cause__
+    if isinstance(cause, Exception):
+        return cause
+    text = str(cause or error)
+    if "ecursion limit" in text:
+        text = "it holds itself, or is nested more than 253 levels deep"
+    return TypeError(f"the model returned {_type_name(value)} that has no JSON form: {text}")
 
 
 def _type_name(value: object) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-import uuid
 from collections.abc import Mapping
 from functools import lru_cache
 from http.client import responses
@@ -18,9 +17,16 @@ from typing import NamedTuple
 from tornado import httputil, web
 
 from modelserver.errors import ModelServerError
+from modelserver.log_formats import escaped
+from modelserver.logs import RateLimited
 from modelserver.protocols.v1_json import JSON_TYPE, encode_error
+from modelserver.rest import request_ids
+from modelserver.rest.wording import scrubbed, type_and_text
 
 _log = logging.getLogger("modelserver.model")
+_failures = RateLimited(
+    lambda count, kind, period_s: _log.error("%d more failures in the last %g s: %s", count, period_s, kind)
+)
 # RFC 9110 section 5: a token, and visible Latin-1 text with spaces and tabs.
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -43,22 +49,26 @@ class Answer(NamedTuple):
         Raises:
             StreamClosedError: the client is gone, on a connection that says so.
         """
+        request_id = request_ids.of(connection)
         write_answer = getattr(connection, "write_answer", None)  # only the server's own connection has it
         if write_answer is None or self.headers:
-            connection.write_headers(*self.head(), self.body)
+            connection.write_headers(*self.head(request_id), self.body)
             connection.finish()
         else:
             head = _plain_head(self.status, self.content_type, int(time.time()))
-            write_answer(b"%b%d\r\n" % (head, len(self.body)), self.body)
+            head = b"%b%b\r\nContent-Length: %d\r\n" % (head, request_id.encode(), len(self.body))
+            write_answer(head, self.body)
 
     def as_gzip(self, body: bytes) -> Answer:
         """The same answer with its body as gzip."""
         coded = {**self.headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
         return self._replace(body=body, headers=coded)
 
-    def head(self) -> tuple[httputil.ResponseStartLine, httputil.HTTPHeaders]:
+    def head(self, request_id: str = "") -> tuple[httputil.ResponseStartLine, httputil.HTTPHeaders]:
         """Start line and headers. The reason phrase is the standard's: no user's text goes there."""
         headers = httputil.HTTPHeaders(_fields(self.content_type, int(time.time())))
+        if request_id:
+            headers[request_ids.HEADER] = request_id
         for name, value in self.headers.items():
             headers[name] = value
         headers["Content-Length"] = str(len(self.body))
@@ -71,6 +81,7 @@ def _fields(content_type: str, second: int) -> dict[str, str]:
         "Server": "modelserver",
         "Date": httputil.format_timestamp(second),  # RFC 9110, 6.6.1
         "Content-Type": content_type,
+        "X-Content-Type-Options": "nosniff",  # a browser takes it for nothing else
     }
 
 
@@ -80,10 +91,10 @@ def _reason(status: int) -> str:
 
 @lru_cache(maxsize=16)
 def _plain_head(status: int, content_type: str, second: int) -> bytes:
-    """The head of all answers of one kind in one second, up to the body's length."""
+    """The head of all answers of one kind in one second, up to the request's id."""
     lines = [f"HTTP/1.1 {status} {_reason(status)}"]
     lines += [f"{name}: {value}" for name, value in _fields(content_type, second).items()]
-    return ("\r\n".join(lines) + "\r\nContent-Length: ").encode("latin-1")
+    return ("\r\n".join(lines) + f"\r\n{request_ids.HEADER}: ").encode("latin-1")
 
 
 def checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
@@ -102,36 +113,50 @@ def checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     return headers
 
 
-def error_answer(error: BaseException, where: str) -> Answer:
+def error_answer(error: BaseException, where: str, request_id: str = "-") -> Answer:
     """The answer to a request that failed.
+
+    A failure that is not the client's goes into the log, with its traceback; of many alike in a short time
+    (10 in 10 s, of one type of exception in one place) the others are only counted there.
 
     Args:
         error: what was raised.
         where: the request, for the log: ``predict of model iris``.
+        request_id: for the log.
     """
+    try:
+        status, reason = _status_and_reason(error)
+    except Exception:  # what an exception says of itself is the model's code too
+        status, reason = 500, type_and_text(error)
+    is_failure = (status >= 500 and not _is_expected(status)) or isinstance(error, MemoryError)
+    if is_failure and _failures.admits(f"{where}: {type(error).__name__}"):
+        named = {"request_id": request_id}
+        _log.error("%s failed [%s]: %s", where, request_id, escaped(reason), exc_info=error, extra=named)
+    retry_after_s = getattr(error, "retry_after_s", 0)
+    headers = {"Retry-After": str(retry_after_s)} if retry_after_s else NO_HEADERS
+    return Answer(status, encode_error(reason), headers=headers)
+
+
+def _status_and_reason(error: BaseException) -> tuple[int, str]:
     if isinstance(error, ModelServerError):
-        status, reason = error.status, error.reason
-    elif isinstance(error, web.HTTPError):
+        return _sendable(error.status), str(error.reason)
+    if isinstance(error, web.HTTPError):
         # KServe 0.8 code answers with a status of its own: HTTPError(422, reason="too few rows").
-        status = error.status_code
-        reason = error.reason or responses.get(status, "Unknown")
-    elif isinstance(error, NotImplementedError):
-        status, reason = 501, str(error) or "Not implemented."
-    else:
-        status, reason = 500, _unknown(error)
-    if status >= 500 and not _is_expected(status):
-        request_id = uuid.uuid4().hex[:12]
-        _log.error("%s failed [%s]: %s", where, request_id, reason, exc_info=error)
-        return Answer(status, encode_error(reason), headers={"X-Error-ID": request_id})
-    return Answer(status, encode_error(reason))
+        status = _sendable(error.status_code)
+        return status, str(error.reason or _reason(status))
+    if isinstance(error, NotImplementedError):
+        return 501, scrubbed(str(error)) or "Not implemented."
+    if isinstance(error, MemoryError):
+        return 503, "Not enough memory for this request."
+    return 500, type_and_text(error)
+
+
+def _sendable(status: object) -> int:
+    """A status that a model has chosen; 500 in the place of one that cannot be sent with a text."""
+    is_one = isinstance(status, int) and 200 <= status <= 599 and status not in (204, 205, 304)
+    return status if isinstance(status, int) and is_one else 500
 
 
 def _is_expected(status: int) -> bool:
-    """Not ready and not implemented say nothing new in a log."""
-    return status in (501, 503)
-
-
-def _unknown(error: BaseException) -> str:
-    """Type and text, as KServe writes it. An OSError's text holds a path: only its cause is shown."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return f"{type(error).__name__} : {text}"
+    """Not ready, not implemented and not in time say nothing new in a log."""
+    return status in (501, 503, 504)

@@ -11,10 +11,15 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from modelserver.errors import InvalidInput, PayloadTooLarge, UnsupportedMediaType
+from modelserver.settings import Settings
 
 _GZIP = 16 + zlib.MAX_WBITS  # zlib's way to say: with a gzip header and checksum
 _FASTEST = 1
 _IN_PLACE = 128 * 1024
+_PIECE = 64 * 1024
+"""Read at a time: zlib copies what is behind a member, which for many members in one piece is quadratic."""
+_MOST_MEMBERS = 1000
+"""A file has one; tools that make blocks (bgzip) have one for each 64 KiB. An empty one takes 20 bytes."""
 
 
 class BodySizes(NamedTuple):
@@ -25,6 +30,15 @@ class BodySizes(NamedTuple):
 
     gzip_from: int
     """Of an answer, to be sent as gzip to who accepts it; 0: never."""
+
+    most_held: int = 512 * 1024 * 1024
+    """Of all requests that are being read and answered, in one worker."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> BodySizes:
+        """The bounds that a server is told; one body of the largest size always has room."""
+        most_held = max(settings.max_in_flight_bytes, settings.max_buffer_size)
+        return cls(settings.max_buffer_size, settings.gzip_min_bytes, most_held)
 
 
 def inflate(body: bytes, coding: str, limit: int) -> bytes:
@@ -38,7 +52,7 @@ def inflate(body: bytes, coding: str, limit: int) -> bytes:
     Raises:
         UnsupportedMediaType: another coding, or several.
         PayloadTooLarge: more than ``limit`` bytes come out.
-        InvalidInput: no gzip, a wrong checksum, cut short, or followed by something else.
+        InvalidInput: no gzip, a wrong checksum, cut short, followed by something else, or in too many parts.
     """
     name = coding.strip().lower()
     if name in ("", "identity"):
@@ -46,19 +60,27 @@ def inflate(body: bytes, coding: str, limit: int) -> bytes:
     if name not in ("gzip", "x-gzip"):
         raise UnsupportedMediaType(f"Content-Encoding is {coding[:40]!r}, expected gzip or none")
     pieces: list[bytes] = []
-    room, rest = limit, body
+    room, members = limit, 1
+    member = zlib.decompressobj(_GZIP)
+    source = memoryview(body)
     try:
-        while rest or not pieces:  # a gzip file may have several members
-            member = zlib.decompressobj(_GZIP)
-            pieces.append(member.decompress(rest, room + 1))
-            room -= len(pieces[-1])
-            if room < 0:
-                raise PayloadTooLarge(limit - room, limit, inflated=True)
-            if not member.eof:
-                raise InvalidInput("The gzip body is cut short")
-            rest = member.unused_data
+        for start in range(0, len(body), _PIECE):
+            rest: memoryview | bytes = source[start : start + _PIECE]
+            while rest:
+                if member.eof:
+                    members += 1
+                    if members > _MOST_MEMBERS:
+                        raise InvalidInput(f"The gzip body has more than {_MOST_MEMBERS} members")
+                    member = zlib.decompressobj(_GZIP)
+                pieces.append(member.decompress(rest, room + 1))
+                room -= len(pieces[-1])
+                if room < 0:
+                    raise PayloadTooLarge(limit - room, limit, inflated=True)
+                rest = member.unused_data
     except zlib.error:
         raise InvalidInput("Content-Encoding is gzip and the body is not, or is damaged") from None
+    if not member.eof:
+        raise InvalidInput("The gzip body is cut short")
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 

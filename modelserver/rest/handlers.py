@@ -13,10 +13,14 @@ import orjson
 from tornado import web
 
 from modelserver.dataplane import DataPlane
+from modelserver.log_formats import escaped
+from modelserver.metrics.exposition import TEXT_TYPE, Exposition
 from modelserver.protocols.v1_json import JSON_TYPE, encode_error
+from modelserver.rest import request_ids
 from modelserver.rest.answers import Answer, error_answer
 
 _VERBS = ("GET", "HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS")
+_MOST_PATH = 200  # of a path in the log of failures
 
 
 class JsonHandler(web.RequestHandler):
@@ -30,6 +34,7 @@ class JsonHandler(web.RequestHandler):
         """Say who answers, and nothing about the version."""
         self.set_header("Server", "modelserver")
         self.set_header("Content-Type", JSON_TYPE)
+        self.set_header("X-Content-Type-Options", "nosniff")
 
     def reply(self, value: Any, status: int = 200) -> None:
         """Finish with ``value`` as JSON."""
@@ -51,7 +56,8 @@ class JsonHandler(web.RequestHandler):
             method = self.request.method or ""
             self.finish(encode_error(f"Method {method[:20]} is not allowed here; allowed: {allowed}."))
         elif "exc_info" in kwargs:
-            self.send(error_answer(kwargs["exc_info"][1], f"{self.request.method} {self.request.path}"))
+            where = escaped(f"{self.request.method} {self.request.path[:_MOST_PATH]}")
+            self.send(error_answer(kwargs["exc_info"][1], where, request_ids.of(self.request.connection)))
         else:
             self.finish(encode_error(responses.get(status_code, "Unknown")))
 
@@ -70,7 +76,15 @@ class JsonHandler(web.RequestHandler):
         """Not a streaming handler."""
 
 
-class LivenessHandler(JsonHandler):
+@web.stream_request_body
+class PageHandler(JsonHandler):
+    """A page that wants no body: what comes is thrown away piece by piece.
+
+    tornado keeps a body and reads forms in it, unless the handler says that it takes the pieces.
+    """
+
+
+class LivenessHandler(PageHandler):
     """``GET /``: the process answers."""
 
     def get(self) -> None:
@@ -78,7 +92,7 @@ class LivenessHandler(JsonHandler):
         self.reply({"status": "alive"})
 
 
-class ModelListHandler(JsonHandler):
+class ModelListHandler(PageHandler):
     """``GET /v1/models``: the names, in the order of registration."""
 
     def get(self) -> None:
@@ -86,7 +100,7 @@ class ModelListHandler(JsonHandler):
         self.reply({"models": list(self.dataplane.model_names())})
 
 
-class ModelStatusHandler(JsonHandler):
+class ModelStatusHandler(PageHandler):
     """``GET /v1/models/NAME``: 200 when the model can take requests, else 503 or 404."""
 
     async def get(self, name: str) -> None:
@@ -95,7 +109,34 @@ class ModelStatusHandler(JsonHandler):
         self.reply({"name": name, "ready": True})
 
 
-class PostOnlyHandler(JsonHandler):
+class MetricsHandler(PageHandler):
+    """``GET /metrics``: what all workers have counted, for Prometheus."""
+
+    def initialize(self, dataplane: DataPlane, exposition: Exposition) -> None:  # type: ignore[override]
+        """Take what the route gives; tornado hands it on by name."""
+        super().initialize(dataplane)
+        self._exposition = exposition
+
+    def get(self) -> None:
+        """The page. Not on a thread: it takes a millisecond, and must come when all threads wait."""
+        self.set_header("Content-Type", TEXT_TYPE)
+        self.finish(self._exposition.text())
+
+
+class OpenAPIHandler(PageHandler):
+    """``GET /openapi.json``: the API, for programs."""
+
+    def initialize(self, dataplane: DataPlane, document: bytes) -> None:  # type: ignore[override]
+        """Take what the route gives; tornado hands it on by name."""
+        super().initialize(dataplane)
+        self._document = document
+
+    def get(self) -> None:
+        """The document of what this server serves."""
+        self.send(Answer(200, self._document))
+
+
+class PostOnlyHandler(PageHandler):
     """A hot verb called with another method: 405. The POST itself never comes here."""
 
     def allowed_methods(self) -> list[str]:
@@ -103,10 +144,12 @@ class PostOnlyHandler(JsonHandler):
         return ["POST"]
 
 
-class UnknownPathHandler(JsonHandler):
+class UnknownPathHandler(PageHandler):
     """Any other path: 404, whatever the method."""
 
-    def prepare(self) -> None:
-        """Answer before the method is looked at."""
+    def answer(self) -> None:
+        """Say so; behind the body, so that the connection can be used again."""
         self.set_status(404)
         self.finish(encode_error("invalid path"))
+
+    get = head = post = put = patch = delete = options = answer

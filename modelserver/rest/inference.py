@@ -14,11 +14,14 @@ from typing import Any
 from tornado import httputil, iostream
 
 from modelserver.dataplane import DataPlane
+from modelserver.errors import ModelTimeout
 from modelserver.http.head import lowered
 from modelserver.model import ModelType
 from modelserver.protocols import v1_json
+from modelserver.rest import request_ids
 from modelserver.rest.answers import NO_HEADERS, Answer, checked_headers, error_answer
 from modelserver.rest.coding import BodySizes, gzipped, inflate, is_quick, is_worth_gzip, takes_gzip
+from modelserver.waiting import Backlog
 
 # Never sent: what the log says of a request whose client left. 499 is nginx's number for it.
 _GONE = Answer(499, b"")
@@ -35,10 +38,13 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         model_name: as in the URL, decoded.
         model_type: predict or explain.
         done: called once with the answer when it is written or the client is gone.
+        hold: called with the size of an inflated body; raises if there is no room for it.
     """
 
     _waits_for: asyncio.Future[Any] | None = None
-    _client_gone = False
+    _backlog: Backlog | None = None
+    _is_over = False
+    """It is answered, its client is gone, or its time is up: what comes of the model's work goes nowhere."""
     _headers: Mapping[str, str] = NO_HEADERS
 
     def __init__(
@@ -49,6 +55,7 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         model_name: str,
         model_type: ModelType,
         done: Callable[[Answer], None],
+        hold: Callable[[int], None],
     ) -> None:
         self._dataplane = dataplane
         self._sizes = sizes
@@ -56,6 +63,7 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         self._model_name = model_name
         self._model_type = model_type
         self._done = done
+        self._hold = hold
         self._chunks: list[bytes] = []
         self._response_headers: dict[str, str] = {}
 
@@ -99,30 +107,62 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         if set_close_callback is not None:
             set_close_callback(self.on_connection_close)
         self._waits_for = asyncio.ensure_future(result)
+        assert self._backlog is not None
+        self._backlog.enter()
+        self._dataplane.deadlines.add(self)
         self._waits_for.add_done_callback(self._end)
 
     def on_connection_close(self) -> None:
         """The client is gone: what still waits in the model's queue is dropped."""
-        self._client_gone = True
-        if self._waits_for is not None:
-            self._waits_for.cancel()
+        if self._waits_for is not None and not self._is_over:
+            self._drop()
+            self._finish(_GONE)
+
+    def expire(self) -> None:
+        """Its time is up: it is answered 504, and dropped if it still waits in the model's queue."""
+        self._drop()
+        self._dataplane.timed_out(self._model_name)
+        self._finish(self._failure(ModelTimeout(self._model_name, self._dataplane.deadlines.timeout_s)))
 
     def _begin(self, body: bytes) -> Any:
         model = self._dataplane.model(self._model_name)
+        backlog = self._backlog = self._dataplane.backlog(self._model_name)
+        if backlog.is_full:
+            raise backlog.refusal()
         coding = self._headers.get("content-encoding")
         if coding is not None:
             body = inflate(body, coding, self._sizes.most_in)
+            self._hold(len(body))
         payload = v1_json.decode_request(body, self._headers.get("content-type", ""), model.instances_dtype)
+        headers = self._headers
+        if model.takes_headers(self._model_type):
+            headers = request_ids.named(headers, request_ids.of(self._connection))
         return self._dataplane.infer(
-            model, payload, self._headers, self._response_headers, self._model_type, len(body)
+            model, payload, headers, self._response_headers, self._model_type, len(body)
         )
 
+    def _drop(self) -> None:
+        """Nobody waits for the answer any more. A call that runs already goes on: it cannot be stopped."""
+        assert self._waits_for is not None
+        assert self._backlog is not None
+        self._is_over = True
+        self._waits_for.cancel()
+        self._dataplane.deadlines.discard(self)
+        self._backlog.leave(is_answered=False)
+
     def _end(self, future: asyncio.Future[Any]) -> None:
+        if self._is_over:
+            if not future.cancelled():
+                future.exception()  # else asyncio complains that nobody has looked at it
+            return
+        self._is_over = True
+        self._dataplane.deadlines.discard(self)
+        assert self._backlog is not None
+        self._backlog.leave()
         try:
             answer = self._answer(future.result())
         except BaseException as error:
-            is_cancelled = self._client_gone and isinstance(error, asyncio.CancelledError)
-            answer = _GONE if is_cancelled else self._failure(error)
+            answer = self._failure(error)
         self._finish(answer)
 
     def _answer(self, result: Any) -> Answer:
@@ -131,7 +171,8 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         return Answer(200, body, content_type, checked_headers(headers) if headers else NO_HEADERS)
 
     def _failure(self, error: BaseException) -> Answer:
-        return error_answer(error, f"{_VERB[self._model_type]} of model {self._model_name}")
+        where = f"{_VERB[self._model_type]} of model {self._model_name}"
+        return error_answer(error, where, request_ids.of(self._connection))
 
     def _finish(self, answer: Answer) -> None:
         """Send an answer, as gzip where that is wanted and worth it."""
@@ -146,7 +187,10 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
             self._send(answer.as_gzip(gzipped(body)))
         else:
             on_thread = asyncio.get_running_loop().run_in_executor(None, gzipped, body)
-            on_thread.add_done_callback(lambda done: self._send(answer.as_gzip(done.result())))
+            # The plain answer is right as well, should there be no memory for another one.
+            on_thread.add_done_callback(
+                lambda done: self._send(answer if done.exception() else answer.as_gzip(done.result()))
+            )
 
     def _send(self, answer: Answer) -> None:
         try:

@@ -5,6 +5,8 @@
     GET   /v1/models/NAME                ModelStatusHandler
     POST  /v1/models/NAME:predict        InferenceDelegate
     POST  /v1/models/NAME:explain        InferenceDelegate
+    GET   /metrics                       MetricsHandler
+    GET   /openapi.json                  OpenAPIHandler
 
 Rules of the room: URLs only. The two hot verbs are found by string operations and answered by a lean
 delegate; everything else is an ordinary tornado route, so a user can add handlers with ``add_handlers``.
@@ -12,25 +14,37 @@ delegate; everything else is an ordinary tornado route, so a user can add handle
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Awaitable, Mapping
 from functools import lru_cache
+from typing import Any
 from urllib.parse import unquote
 
 from tornado import httputil, web
 
-from modelserver import logs
+from modelserver.access_log import AccessLog
 from modelserver.dataplane import DataPlane
-from modelserver.http.head import lowered
+from modelserver.errors import ServerOverloaded
+from modelserver.http.head import Headers, lowered
+from modelserver.metrics.counting import Answers, Metrics
+from modelserver.metrics.exposition import Exposition
 from modelserver.model import ModelType
-from modelserver.rest import handlers
-from modelserver.rest.answers import Answer
+from modelserver.rest import handlers, openapi, request_ids
+from modelserver.rest.access import UNAUTHORIZED, Access
+from modelserver.rest.answers import Answer, error_answer
+from modelserver.rest.body_memory import BodyMemory
+from modelserver.rest.breaking import breaking
 from modelserver.rest.coding import BodySizes
 from modelserver.rest.inference import InferenceDelegate
-from modelserver.rest.refusal import RefusalDelegate
+from modelserver.rest.refusal import RefusalDelegate, too_large
 
 _PREFIX = "/v1/models/"
-_VERBS = {"predict": ModelType.PREDICTOR, "explain": ModelType.EXPLAINER}
+_ANYBODY = Access()
+_PREDICTOR, _EXPLAINER = ModelType.PREDICTOR, ModelType.EXPLAINER
+_VERBS = {"predict": _PREDICTOR, "explain": _EXPLAINER}
+# What load balancers, Kubernetes and Prometheus ask every few seconds.
+_PROBE = re.compile(r"/(|metrics|v1/models/[^/:?]+|v2/health/(live|ready)|v2/models/[^?]+/ready)(\?.*)?")
 
 
 @lru_cache(maxsize=1024)
@@ -61,23 +75,54 @@ class Application(web.Application):
         dataplane: the service behind the routes.
         sizes: bounds of bodies.
         access_log: log one line for each request.
+        access_log_probes: also for those that only ask whether the server or a model is well, and it is.
+        access: who may ask.
+        metrics: counts, and are shown on ``/metrics``; without, that page is not there.
+
+    Attributes:
+        vital_targets: answered on any connection, also where the server has no room for another one: it is
+            full, but alive.
     """
 
-    def __init__(self, dataplane: DataPlane, *, sizes: BodySizes, access_log: bool = True) -> None:
+    vital_targets = frozenset((b"/",))
+
+    def __init__(
+        self,
+        dataplane: DataPlane,
+        *,
+        sizes: BodySizes,
+        access_log: bool = True,
+        access_log_probes: bool = False,
+        access: Access = _ANYBODY,
+        metrics: Metrics | None = None,
+    ) -> None:
         context = {"dataplane": dataplane}
+        shown: list[Any] = []
+        if metrics is not None:
+            page = {**context, "exposition": Exposition(metrics.memory)}
+            shown = [(r"/metrics", handlers.MetricsHandler, page)]
+        description = {**context, "document": openapi.document(metrics=metrics is not None)}
         super().__init__(
             [
                 (r"/", handlers.LivenessHandler, context),
                 (r"/v1/models", handlers.ModelListHandler, context),
                 (r"/v1/models/[^/]+:(?:predict|explain)", handlers.PostOnlyHandler, context),
                 (r"/v1/models/([^/:]+)", handlers.ModelStatusHandler, context),
+                (r"/openapi\.json", handlers.OpenAPIHandler, description),
+                *shown,
             ],
             default_handler_class=handlers.UnknownPathHandler,
             default_handler_args=context,
         )
         self.dataplane = dataplane
         self.sizes = sizes
-        self.access_log = logs.AccessLog() if access_log else None
+        self.body_memory = BodyMemory(sizes.most_held)
+        self.api_keys = access.api_keys
+        self.admin_guard = access.admin_guard
+        self.access_log = AccessLog() if access_log else None
+        self.metrics = metrics
+        self._logs_probes = access_log_probes
+        self.add_transform(request_ids.AddRequestID)
 
     def start_request(
         self, server_conn: object, request_conn: httputil.HTTPConnection
@@ -108,11 +153,17 @@ class Application(web.Application):
         target = inference_target(line.method, line.path)
         if target is None or len(body) > self.sizes.most_in:
             return False
+        if self.api_keys is not None:
+            admitted = self.api_keys.admitted(line.method, line.path, fields)
+            if admitted is None:
+                return False  # the door refuses it
+            fields = admitted
         door = _Door(self, None, request_conn)
-        door.enter(line)
-        InferenceDelegate(self.dataplane, self.sizes, request_conn, *target, done=door.leave).answer(
-            fields, body
-        )
+        door.enter(line, fields)
+        door.model_name, door.model_type = target
+        InferenceDelegate(
+            self.dataplane, self.sizes, request_conn, *target, done=door.leave, hold=door.hold
+        ).answer(fields, body)
         return True
 
     def cold_request(
@@ -121,24 +172,48 @@ class Application(web.Application):
         """tornado's own way to a ``RequestHandler``."""
         return super().start_request(server_conn, request_conn)
 
+    def get_handler_delegate(
+        self,
+        request: httputil.HTTPServerRequest,
+        target_class: type[web.RequestHandler],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Called by tornado for a request and the handler that it goes to."""
+        handler_class = breaking(target_class)  # type: ignore[arg-type]  # a class is hashable
+        return super().get_handler_delegate(request, handler_class, *args, **kwargs)
+
     def on_close(self, server_conn: object) -> None:
         """Called by the connection when it has ended: whatever was asked on it needs no answer any more."""
         in_flight = self.dataplane.lifecycle.in_flight
         for request in [each for each in in_flight if getattr(each, "connection", None) is server_conn]:
             in_flight.discard(request)
+            self.body_memory.give_back(request)
+
+    def answers_of(self, model_name: str) -> Answers:
+        """Who counts the answers for a model; one and the same for all names that no model has."""
+        assert self.metrics is not None
+        if model_name and self.dataplane.repository.get_model(model_name) is not None:
+            return self.metrics.model(model_name)
+        return self.metrics.unknown
 
     def log_request(self, handler: web.RequestHandler) -> None:
         """Called by tornado when a ``RequestHandler`` has finished."""
         request = handler.request
         assert request.connection is not None
         self.dataplane.lifecycle.in_flight.discard(request.connection)
+        self.body_memory.give_back(request.connection)
+        if self.metrics is not None:
+            self.metrics.unknown.answered("other", handler.get_status(), request.request_time())
         if self.access_log is not None:
+            method, uri = request.method or "", request.uri or ""
             self.access_log.add(
                 request.connection,
-                request.method or "",
-                request.uri or "",
+                method,
+                uri,
                 handler.get_status(),
                 request.request_time(),
+                is_muted_probe=not self._logs_probes and method == "GET" and bool(_PROBE.fullmatch(uri)),
             )
 
 
@@ -148,7 +223,9 @@ class _Door(httputil.HTTPMessageDelegate):
     _inner: httputil.HTTPMessageDelegate | None = None
     _received = 0
     _started = 0.0
-    _method = _uri = ""
+    _method = _uri = model_name = ""
+    model_type: ModelType | None = None
+    _holds = False
 
     def __init__(
         self, application: Application, server_conn: object, connection: httputil.HTTPConnection
@@ -158,11 +235,18 @@ class _Door(httputil.HTTPMessageDelegate):
         self._connection = connection
         self._in_flight = application.dataplane.lifecycle.in_flight
 
-    def enter(self, line: httputil.RequestStartLine) -> None:
-        """Count a request in."""
+    def enter(self, line: httputil.RequestStartLine, fields: Mapping[str, str]) -> str:
+        """Count a request in, and name it.
+
+        Returns:
+            Its name, which its connection has from now on.
+        """
         self._started = time.perf_counter()
         self._method, self._uri = line.method, line.path
         self._in_flight.add(self._connection)
+        request_id = request_ids.request_id(fields)
+        self._connection.request_id = request_id  # type: ignore[attr-defined]  # ours has it, tornado's gets it
+        return request_id
 
     def headers_received(
         self,
@@ -170,18 +254,39 @@ class _Door(httputil.HTTPMessageDelegate):
         headers: httputil.HTTPHeaders,
     ) -> Awaitable[None] | None:
         assert isinstance(start_line, httputil.RequestStartLine)
-        self.enter(start_line)
         application = self._application
         fields = lowered(headers)
+        request_id = self.enter(start_line, fields)
+        if application.api_keys is not None:
+            admitted = application.api_keys.admitted(self._method, self._uri, fields)
+            if admitted is None:
+                return self._refuse(UNAUTHORIZED, wait_for_body="expect" not in fields)
+            if admitted is not fields:
+                kept = [(name, value) for name, value in headers.get_all() if name.lower() in admitted]
+                headers = Headers(kept, admitted)
+        target = inference_target(self._method, self._uri)
+        if target is not None:
+            self.model_name, self.model_type = target
         length = fields.get("content-length", "")
         if length.isdecimal() and int(length) > application.sizes.most_in:
-            return self._refuse(int(length), wait_for_body="expect" not in fields)
-        target = inference_target(self._method, self._uri)
+            answer = too_large(int(length), application.sizes.most_in, counted=False)
+            return self._refuse(answer, wait_for_body="expect" not in fields)
+        if length.isdecimal():
+            try:
+                application.body_memory.check(int(length))
+            except ServerOverloaded as error:
+                return self._refuse(error_answer(error, "request"), wait_for_body="expect" not in fields)
         if target is None:
+            headers[request_ids.HEADER] = request_id  # as `inference` does for hooks
             self._inner = application.cold_request(self._server_conn, self._connection)
         else:
             self._inner = InferenceDelegate(
-                application.dataplane, application.sizes, self._connection, *target, done=self.leave
+                application.dataplane,
+                application.sizes,
+                self._connection,
+                *target,
+                done=self.leave,
+                hold=self.hold,
             )
         return self._inner.headers_received(start_line, headers)
 
@@ -189,17 +294,30 @@ class _Door(httputil.HTTPMessageDelegate):
         assert self._inner is not None
         self._received += len(chunk)
         # A chunked body says no size beforehand.
-        if self._received > self._application.sizes.most_in and not self._refused:
-            self._inner.on_connection_close()
-            return self._refuse(self._received, wait_for_body=True, counted=True)
+        most = self._application.sizes.most_in
+        if not self._refused:
+            if self._received > most:
+                self._inner.on_connection_close()
+                return self._refuse(too_large(self._received, most, counted=True), wait_for_body=True)
+            try:
+                self.hold(len(chunk))
+            except ServerOverloaded as error:
+                self._inner.on_connection_close()
+                return self._refuse(error_answer(error, "request"), wait_for_body=True)
         return self._inner.data_received(chunk)
 
     def finish(self) -> None:
         assert self._inner is not None
         self._inner.finish()
 
+    def hold(self, size: int) -> None:
+        """Count bytes that are held for the request until it is over."""
+        self._application.body_memory.hold(self._connection, size)
+        self._holds = True
+
     def on_connection_close(self) -> None:
         self._in_flight.discard(self._connection)
+        self._application.body_memory.give_back(self._connection)
         if self._inner is not None:
             self._inner.on_connection_close()
 
@@ -207,18 +325,23 @@ class _Door(httputil.HTTPMessageDelegate):
     def _refused(self) -> bool:
         return isinstance(self._inner, RefusalDelegate)
 
-    def _refuse(self, size: int, *, wait_for_body: bool, counted: bool = False) -> Awaitable[None] | None:
-        refusal = RefusalDelegate(
-            self._connection, size, self._application.sizes.most_in, counted, self.leave
-        )
-        self._inner = refusal
+    def _refuse(self, answer: Answer, *, wait_for_body: bool) -> Awaitable[None] | None:
+        self._inner = refusal = RefusalDelegate(self._connection, answer, self.leave)
         refusal.refuse(wait_for_body=wait_for_body)
         return None
 
     def leave(self, answer: Answer) -> None:
         """Count it out: it is answered, or its client gone."""
         self._in_flight.discard(self._connection)
-        access_log = self._application.access_log
+        if self._holds:
+            self._application.body_memory.give_back(self._connection)
+        elapsed = time.perf_counter() - self._started
+        application, name = self._application, self.model_name
+        metrics, access_log = application.metrics, application.access_log
+        if metrics is not None:
+            kind = self.model_type
+            verb = "predict" if kind is _PREDICTOR else "explain" if kind is _EXPLAINER else "other"
+            answers = metrics.models.get(name) or application.answers_of(name)
+            answers.answered(verb, answer.status, elapsed)
         if access_log is not None:
-            elapsed = time.perf_counter() - self._started
-            access_log.add(self._connection, self._method, self._uri, answer.status, elapsed)
+            access_log.add(self._connection, self._method, self._uri, answer.status, elapsed, name)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from harness import wait_until
 
 CASES = json.loads((Path(__file__).parent / "v1_cases.json").read_text())
 
@@ -43,9 +44,10 @@ def test_headers_in_and_out(zoo):
 
 def test_a_failure_is_logged_once_with_its_traceback(zoo):
     response = zoo.predict({"instances": ["value"]}, "raises")
-    error_id = response.headers["X-Error-ID"]
-    assert zoo.text().count(error_id) == 1
-    after = zoo.text().partition(error_id)[2]
+    named = f"[{response.headers['X-Request-ID']}]"
+    wait_until(lambda: "Traceback" in zoo.text().partition(named)[2])  # a thread writes the log
+    assert zoo.text().count(named) == 1
+    after = zoo.text().partition(named)[2]
     assert after.lstrip("]: ").startswith("ValueError : bad value")
     assert "Traceback (most recent call last)" in after
 

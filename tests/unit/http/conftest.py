@@ -90,10 +90,10 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def _serving(application, **limits):
+async def _serving(application, certificate=None, **limits):
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
-    server = HTTPServer(application, Limits(**{**QUICK, **limits}))
+    server = HTTPServer(application, Limits(**{**QUICK, **limits}), certificate=certificate)
     await server.start([sock])
     served = Served(server, sock.getsockname()[1])
     try:

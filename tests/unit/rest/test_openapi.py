@@ -1,0 +1,86 @@
+"""The description of the API: it says what the routes say, and every reference in it leads somewhere."""
+
+import json
+import re
+
+import pytest
+
+import modelserver
+from modelserver.rest import openapi
+from modelserver.rest.routes import inference_target
+
+METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
+
+
+@pytest.fixture
+def application():
+    server = modelserver.ModelServer(0, access_log=False)
+    server.register_model(modelserver.Model("m"))
+    return server.create_application()
+
+
+def described(*, metrics):
+    paths = json.loads(openapi.document(metrics=metrics))["paths"]
+    return {(method, path) for path, item in paths.items() for method in METHODS & item.keys()}
+
+
+def pages(application):
+    """Method and path of every page that tornado finds."""
+    (rules,) = (rule.target.rules for rule in application.default_router.rules)
+    for rule in rules:
+        pattern = rule.matcher.regex.pattern.removesuffix("$")
+        path = re.sub(r"\(\[\^/:\]\+\)", "{model_name}", pattern).replace("\\.", ".")
+        handler = rule.target
+        for method in METHODS:
+            if getattr(handler, method, None) is not getattr(tornados_own(handler), method, None):
+                yield method, path
+
+
+def tornados_own(handler):
+    return handler.__mro__[-2]  # tornado.web.RequestHandler; the last is object
+
+
+def test_the_pages_described_are_those_that_are_routed(application):
+    metrics = application.metrics is not None
+    routed = set(pages(application))
+    verbs = {("post", "/v1/models/{model_name}:predict"), ("post", "/v1/models/{model_name}:explain")}
+    assert described(metrics=metrics) == routed | verbs
+    assert ("get", "/") in routed
+
+
+def test_the_hot_verbs_described_are_those_that_are_found():
+    posts = {path for method, path in described(metrics=True) if method == "post"}
+    assert {inference_target("POST", path.replace("{model_name}", "m"))[0] for path in posts} == {"m"}
+    verbs = {path.rpartition(":")[2] for path in posts}
+    assert {verb for verb in (*verbs, "train") if inference_target("POST", f"/v1/models/m:{verb}")} == verbs
+
+
+def test_the_page_of_counts_is_described_only_where_it_is_served():
+    assert described(metrics=True) - described(metrics=False) == {("get", "/metrics")}
+
+
+def test_every_reference_leads_somewhere():
+    document = json.loads(openapi.document(metrics=True))
+
+    def references(value):
+        if isinstance(value, dict):
+            if "$ref" in value:
+                yield value["$ref"]
+            for inner in value.values():
+                yield from references(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                yield from references(inner)
+
+    found = set(references(document))
+    assert found
+    for reference in found:
+        target = document
+        for part in reference.removeprefix("#/").split("/"):
+            target = target[part]
+
+
+def test_the_names_of_operations_are_different():
+    paths = json.loads(openapi.document(metrics=True))["paths"]
+    names = [item[method]["operationId"] for item in paths.values() for method in METHODS & item.keys()]
+    assert len(names) == len(set(names)) == len(described(metrics=True))
