@@ -4,11 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8080
 WORKERS ?= 1
+TARGETS ?= connection request numbers coding array
+SECONDS ?= 25
 IRIS_TF := examples/iris_tensorflow/iris.tar.gz
 IRIS_TORCH := examples/iris_pytorch/iris.tgz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check bench docs format
+.PHONY: help setup serve test check bench soak fuzz docs format
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -32,6 +34,16 @@ check: setup  ## Lint, types, import contracts, Dockerfiles
 
 bench: setup  ## Measure against KServe, mosec and LitServe (25 minutes; ROWS=iris,image for some, OPTIONS=--quick)
 	$(BIN)/python benchmarks/bench.py $(if $(ROWS),--rows $(ROWS)) $(OPTIONS)
+
+soak: setup $(IRIS_TF) $(IRIS_TORCH)  ## A million requests and more; nothing may grow (15 minutes; SCENARIOS="user idle" for some)
+	$(BIN)/python soak/soak.py $(OPTIONS) $(SCENARIOS)
+
+fuzz: setup  ## Fuzz what reads requests, two minutes (TARGETS=connection SECONDS=600 for one part)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	@for target in $(TARGETS); do \
+		echo "[fuzz] $$target"; \
+		$(BIN)/python tests/fuzz/run_fuzz.py $$target -max_total_time=$(SECONDS) -verbosity=0 || exit 1; \
+	done
 
 docs: setup  ## Write the generated pages of docs/
 	$(BIN)/python docs/generate.py

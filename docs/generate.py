@@ -137,10 +137,12 @@ def settings_page() -> str:
 def _row(spec: Field[Any]) -> str:
     names = "<br>".join(f"`{name}`" for name in (f"--{spec.name}", *environment_names(spec)))
     meaning = spec.metadata["help"].replace("|", r"\|")
-    return f"| `{spec.name}` | {names} | `{shown_default(spec)}` | {_range(spec)} | {meaning} |"
+    return f"| `{spec.name}` | {names} | `{shown_default(spec.default)}` | {_range(spec)} | {meaning} |"
 
 
 def _range(spec: Field[Any]) -> str:
+    if spec.metadata["choices"] is not None:
+        return " or ".join(f"`{choice}`" for choice in spec.metadata["choices"])
     kind = {"int": "integer", "float": "number", "str": "text", "bool": "boolean"}[str(spec.type)]
     minimum, maximum = spec.metadata["minimum"], spec.metadata["maximum"]
     if minimum is None:

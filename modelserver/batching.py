@@ -20,11 +20,9 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from modelserver.errors import ModelOverloaded, PredictionCountError
+from modelserver.errors import PredictionCountError
+from modelserver.metrics.counting import ModelMetrics
 from modelserver.pacing import Pace
-
-MOST_WAITING = 10_000
-"""Items in the queue; more are refused at once, which is better than an answer that nobody waits for."""
 
 
 class BatchRunner(Protocol):
@@ -40,9 +38,29 @@ class BatchRunner(Protocol):
         """Call it where it may take its time."""
 
 
+class Place(asyncio.Future[Any]):
+    """The future of something that waits in a queue. Cancelled, it empties the place at once: a client that
+    has left must not go on costing the memory of its request until its turn comes.
+
+    Args:
+        held: what waits; the queue holds the same list.
+        loop: the event loop.
+    """
+
+    def __init__(self, held: list[Any], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._held = held
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Cancel, and let go of what waits."""
+        self._held.clear()
+        return super().cancel(msg)
+
+
 @dataclass(slots=True)
 class _Waiting:
-    item: Any
+    held: list[Any]
+    """The item; nothing if nobody waits for it any more."""
     rows: int
     size: int
     key: Hashable
@@ -59,6 +77,7 @@ class Batcher:
         max_batch_size: most rows in one batch; an item with more is a batch of its own.
         max_latency_s: how long an item may wait for others while the model is idle.
         pace: what says whether to wait for callers that were just answered. Default: a new one.
+        metrics: of the model.
     """
 
     def __init__(
@@ -68,11 +87,13 @@ class Batcher:
         max_batch_size: int,
         max_latency_s: float = 0.0,
         pace: Pace | None = None,
+        metrics: ModelMetrics | None = None,
     ) -> None:
         self._call = call
         self._runner = runner
         self._max_batch_size = max_batch_size
         self._max_latency_s = max_latency_s
+        self._metrics = metrics
         self._queue: deque[_Waiting] = deque()
         self._queued_rows = 0
         self._is_busy = False
@@ -90,16 +111,11 @@ class Batcher:
             rows: how many it counts for in ``max_batch_size``.
             size: its bytes, a measure of how long it takes.
             key: only items with equal keys share a call.
-
-        Raises:
-            ModelOverloaded: ``MOST_WAITING`` items wait already.
         """
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-        if len(self._queue) >= MOST_WAITING:
-            raise ModelOverloaded(len(self._queue))
-        since = time.perf_counter() if self._max_latency_s else 0.0
-        waiting = _Waiting(item, rows, size, key, self._loop.create_future(), since)
+        held = [item]
+        waiting = _Waiting(held, rows, size, key, Place(held, self._loop), time.perf_counter())
         self._queue.append(waiting)
         self._queued_rows += rows
         self._pace.arrived()
@@ -166,11 +182,16 @@ class Batcher:
                 rows += waiting.rows
         self._queue.extendleft(reversed(passed))
         self._queued_rows -= rows
+        if batch and self._metrics is not None:
+            self._metrics.batch_size.observe(rows)
+            now, observe = time.perf_counter(), self._metrics.queue_wait_seconds.observe
+            for waiting in batch:
+                observe(now - waiting.since)
         return batch
 
     def _run_inline(self, batch: list[_Waiting], size: int) -> None:
         try:
-            results = self._runner.run_inline(size, self._call, [waiting.item for waiting in batch])
+            results = self._runner.run_inline(size, self._call, _items(batch))
         except BaseException as error:  # left alone, it would end this turn and nobody would be answered
             for half in _halves_or_fail(batch, error):
                 self._run_inline(half, size)
@@ -188,8 +209,11 @@ class Batcher:
             self._go_on()
 
     async def _try_elsewhere(self, batch: list[_Waiting], size: int) -> None:
+        batch = [waiting for waiting in batch if not waiting.future.done()]  # some may have left since
+        if not batch:
+            return
         try:
-            results = await self._runner.run_elsewhere(size, self._call, [waiting.item for waiting in batch])
+            results = await self._runner.run_elsewhere(size, self._call, _items(batch))
         except BaseException as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():  # the loop ends
@@ -200,12 +224,18 @@ class Batcher:
             _answer(batch, results)
 
 
+def _items(batch: list[_Waiting]) -> list[Any]:
+    return [waiting.held[0] for waiting in batch]
+
+
 def _halves_or_fail(batch: list[_Waiting], error: BaseException) -> tuple[list[_Waiting], ...]:
     """What to try next: two smaller batches; or nothing, if the item is alone and the error its own.
 
-    A function that does not keep items apart fails for all of them: cutting would only hide it.
+    A function that does not keep items apart fails for all of them: cutting would only hide it. Who waits no
+    more is left out: after a call that took too long, that may be all.
     """
-    if len(batch) == 1 or isinstance(error, PredictionCountError):
+    batch = [waiting for waiting in batch if not waiting.future.done()]
+    if len(batch) <= 1 or isinstance(error, PredictionCountError):
         for waiting in batch:
             _fail(waiting, error)
         return ()

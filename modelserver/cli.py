@@ -11,19 +11,19 @@ import contextlib
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from modelserver import checking, launching, logs, packaged
+from modelserver import checking, execution, launching, logs, packaged
 from modelserver.errors import ModelLoadError, ModelServerError, StartError
 from modelserver.model_server import ModelServer
 from modelserver.packaged import PackagedModel
 from modelserver.predictor import Predictor
 from modelserver.repository.archives import UnpackLimits, pack
+from modelserver.repository.workspace import Workspace
 from modelserver.settings import Settings, argument_parser
 
 _COMMANDS = "serve", "check", "pack"
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None, *, predictor: Predictor | None = Non
     try:
         return {"serve": _serve, "check": _check, "pack": _pack}[command](arguments, predictors)
     except (ModelLoadError, StartError) as error:
+        logs.flush()  # what was logged before stands above the last line
         print(f"modelserver: {error}", file=sys.stderr)
         return 1
 
@@ -65,7 +66,7 @@ def serve_parser(predictors: Sequence[Predictor]) -> argparse.ArgumentParser:
     parser = _parser(
         "[serve]",
         "Serve packaged models over HTTP. Other commands: check, pack (each with --help).",
-        parents=[argument_parser()],
+        parents=[argument_parser(defaults={"supervise": True})],
     )
     parser.add_argument(
         "models",
@@ -91,13 +92,13 @@ def _serve(arguments: Sequence[str], predictors: Sequence[Predictor]) -> int:
     settings = {spec.name: getattr(options, spec.name) for spec in fields(Settings)}
     server = ModelServer(**settings)
     if server.settings.configure_logging:
-        logs.configure()
+        logs.configure(server.settings.log_format)
     server.bind()  # a port in use is told before anything is unpacked
     _limit_cpu_threads(server.settings)
     with _workspace() as workspace:
-        server.start(
-            [_build(model, predictors, options, workspace / str(i)) for i, model in enumerate(models)]
-        )
+        server.start([_build(model, predictors, options, workspace) for model in models])
+    if execution.is_at_work():  # Python's clean-up under a thread inside of torch aborts the process
+        launching.leave(0)
     return 0
 
 
@@ -147,7 +148,7 @@ def check_parser(predictors: Sequence[Predictor]) -> argparse.ArgumentParser:
 def _check(arguments: Sequence[str], predictors: Sequence[Predictor]) -> int:
     options = check_parser(predictors).parse_args(arguments)
     with _workspace() as workspace:
-        model = _build(PackagedModel.parse(options.model), predictors, options, workspace / "0")
+        model = _build(PackagedModel.parse(options.model), predictors, options, workspace)
         try:
             checking.check(model, options.input, print)
         except ModelLoadError:
@@ -207,32 +208,26 @@ def _add_model_arguments(parser: argparse.ArgumentParser, predictors: Sequence[P
 
 
 def _build(
-    model: PackagedModel, predictors: Sequence[Predictor], options: argparse.Namespace, workspace: Path
+    model: PackagedModel, predictors: Sequence[Predictor], options: argparse.Namespace, workspace: Workspace
 ) -> Any:
-    workspace.mkdir()
     limits = UnpackLimits(**{spec.name: getattr(options, spec.name) for spec in fields(UnpackLimits)})
     return packaged.build(model, predictors, options, limits, workspace)
 
 
 @contextlib.contextmanager
-def _workspace() -> Iterator[Path]:
-    """A folder for what is unpacked, removed at the end, also if SIGTERM comes before the server is up."""
+def _workspace() -> Iterator[Workspace]:
+    """The place for what is unpacked, removed at the end, also if a signal comes before the server is up."""
 
-    def on_terminate(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, on_terminate)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as a shell starts what runs in the background
+            signal.signal(number, on_signal)
     try:
-        with _temporary_folder() as folder:
-            yield Path(folder)
+        with Workspace() as workspace:
+            yield workspace
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    try:
-        return tempfile.TemporaryDirectory(prefix="modelserver-")
-    except OSError as error:
-        raise StartError(
-            f"Cannot make a temporary folder for unpacking: {error.strerror}. Set TMPDIR to another."
-        ) from error
+        for number, handler in before.items():
+            signal.signal(number, handler)

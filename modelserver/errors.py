@@ -7,6 +7,8 @@
     +-- ModelNotFound               404
     +-- ModelNotReady               503
     +-- ModelOverloaded             503  too many requests wait for the model
+    +-- ModelTimeout                504  the model took longer than --timeout
+    +-- ServerOverloaded            503  the requests being answered hold --max_in_flight_bytes
     +-- ServerNotReady              503
     +-- ServerNotLive               503
     +-- InferenceError              500  the model failed on a good request
@@ -32,6 +34,9 @@ class ModelServerError(Exception):
 
     status: int = 500
     """HTTP status the error is answered with."""
+
+    retry_after_s: int = 0
+    """Seconds after which it is worth trying again, sent as ``Retry-After``; 0: not known."""
 
     @property
     def reason(self) -> str:
@@ -91,12 +96,47 @@ class ModelNotReady(ModelServerError):
 
 
 class ModelOverloaded(ModelServerError):
-    """More requests wait for the model than it could answer in time."""
+    """More requests wait for the model than ``--max_queue_size``, or than it could answer in ``--timeout``.
+
+    Args:
+        waiting: how many.
+        retry_after_s: seconds after which the queue should be empty; sent as ``Retry-After``.
+    """
 
     status = 503
 
-    def __init__(self, waiting: int) -> None:
-        super().__init__(f"{waiting} requests wait for the model already. Try again later.")
+    def __init__(self, waiting: int, retry_after_s: int = 1) -> None:
+        super().__init__(
+            f"{waiting} requests wait for the model already. Try again in {retry_after_s} seconds."
+        )
+        self.retry_after_s = retry_after_s
+
+
+class ModelTimeout(ModelServerError):
+    """The model did not answer in time. What still waited for it was dropped."""
+
+    status = 504
+
+    def __init__(self, model_name: str, timeout_s: float) -> None:
+        super().__init__(f"Model {model_name} did not answer within {timeout_s:g} s (--timeout).")
+
+
+class ServerOverloaded(ModelServerError):
+    """The bodies of the requests that are being read and answered hold all the memory that they may.
+
+    Args:
+        held: bytes.
+        limit: ``--max_in_flight_bytes``, or ``--max_buffer_size`` if that is more.
+    """
+
+    status = 503
+    retry_after_s = 1
+
+    def __init__(self, held: int, limit: int) -> None:
+        super().__init__(
+            f"The requests in flight hold {held} bytes and the limit is {limit}. Try again in a second, or "
+            f"raise it with --max_in_flight_bytes (bytes)."
+        )
 
 
 class ServerNotReady(ModelServerError):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -20,6 +21,8 @@ Headers = Mapping[str, str]
 ResponseHeaders = MutableMapping[str, str]
 Hook = Callable[..., Any]
 Submit = Callable[[Any, int, int, Hashable], asyncio.Future[Any]]
+Observe = Callable[[float, int], None]
+"""Takes the seconds of a hook's call and the number of requests it was for."""
 
 
 class HookRunner(Protocol):
@@ -37,6 +40,9 @@ class HookRunner(Protocol):
         """Return a function ``(item, rows, size, key)`` whose future is the result that ``call`` gives for
         the item, called with several items of equal keys at once; ``None`` if nobody else can be waiting."""
 
+    def observer(self, hook: str) -> Observe | None:
+        """Return what wants to know how long the calls of ``hook`` take; ``None`` if nobody does."""
+
 
 class _InPlace:
     """The runner of a model that no server has taken: the caller's own thread."""
@@ -50,6 +56,9 @@ class _InPlace:
     def batcher(
         self, call: Callable[[list[Any]], Sequence[Any]], max_batch_size: int, max_latency_s: float
     ) -> None:
+        return None
+
+    def observer(self, hook: str) -> None:
         return None
 
 
@@ -81,12 +90,23 @@ class Step:
         call, takes_headers = _adapt(hook)
         return cls(call, on_loop, not on_loop and not is_default, takes_headers)
 
-    def joined(self, runner: HookRunner, max_batch_size: int, max_latency_s: float) -> Step:
+    def timed(self, observe: Observe | None) -> Step:
+        """This step, telling ``observe`` how long its calls take."""
+        if observe is None:
+            return self
+        timed = _timed_on_loop if self.on_loop else _timed
+        return replace(self, call=timed(self.call, observe))
+
+    def joined(
+        self, runner: HookRunner, max_batch_size: int, max_latency_s: float, observe: Observe | None = None
+    ) -> Step:
         """This step for several requests at once, if that is possible: a plain ``def`` without headers."""
         if not self.blocks or self.takes_headers:
-            return self
-        submit = runner.batcher(partial(_predict_joined, self), max_batch_size, max_latency_s)
-        return self if submit is None else Step(partial(_predict_in_batch, submit), on_loop=True, joins=True)
+            return self.timed(observe)
+        submit = runner.batcher(partial(_predict_joined, self, observe), max_batch_size, max_latency_s)
+        if submit is None:
+            return self.timed(observe)
+        return Step(partial(_predict_in_batch, submit), on_loop=True, joins=True)
 
 
 class Walk:
@@ -188,11 +208,40 @@ def _predict_in_batch(submit: Submit, payload: Any, size: int) -> asyncio.Future
     return submit(payload, rows, size, object() if key is None else key)
 
 
-def _predict_joined(step: Step, payloads: list[Any]) -> list[Any]:
+def _predict_joined(step: Step, observe: Observe | None, payloads: list[Any]) -> list[Any]:
     """Call predict once for several requests."""
     joined = payloads[0] if len(payloads) == 1 else v1_rows.join(payloads)
-    answer, _ = _run_blocking((step,), 0, joined, ({}, {}))
+    started = time.perf_counter()
+    try:
+        answer, _ = _run_blocking((step,), 0, joined, ({}, {}))
+    finally:
+        if observe is not None:
+            observe(time.perf_counter() - started, len(payloads))
     return [answer] if len(payloads) == 1 else v1_rows.split(answer, payloads)
+
+
+def _timed(call: Callable[..., Any], observe: Observe) -> Callable[..., Any]:
+    def timed(*args: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return call(*args)
+        finally:
+            observe(time.perf_counter() - started, 1)
+
+    return timed
+
+
+def _timed_on_loop(call: Callable[..., Any], observe: Observe) -> Callable[..., Any]:
+    """For a coroutine function: what counts is the time until its result is there."""
+
+    async def timed(*args: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return await call(*args)
+        finally:
+            observe(time.perf_counter() - started, 1)
+
+    return timed
 
 
 def is_async(hook: Hook) -> bool:

@@ -24,17 +24,23 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
+from modelserver import logs
 from modelserver.errors import StartError
 from modelserver.load_board import LoadBoard
+from modelserver.metrics.memory import MetricMemory
 
 _log = logging.getLogger("modelserver.server")
 
 HANDOVER = "MODELSERVER_WORKER_HANDOVER"
 """Environment variable that tells a script run again that it is a worker:
-``ppid:number:others_serve:board:channel:sockets``."""
+``ppid:number:others_serve:board:metrics:channel:sockets``."""
 
 EXIT_CRASHED = 70
+
+SUPERVISORS_SIGNALS = (signal.SIGINT, signal.SIGHUP)
+"""What a terminal sends to all of its processes, and only the supervisor should act on."""
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 """What the frameworks, and most libraries that use OpenMP, read once when they start."""
@@ -53,6 +59,9 @@ class Handover:
 
     board: LoadBoard
     """What each worker has to do, written by all and read by all."""
+
+    metrics: MetricMemory
+    """What each worker counts, written by all and read by all."""
 
     others_serve: bool = False
     """Other workers answer meanwhile: accept nothing before the models are loaded."""
@@ -108,17 +117,24 @@ def _run_child(run: Callable[[], int]) -> None:
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's
+        for number in SUPERVISORS_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         code = run()
     except BaseException:
         _log.exception("Worker %d failed", os.getpid())
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # the reader of the pipe is gone
-                stream.flush()
-        os._exit(code)
+        leave(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process now, without Python's clean-up, but with all that was written and logged."""
+    logs.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # the reader of the pipe is gone
+            stream.flush()
+    os._exit(code)
 
 
 def limit_cpu_threads(threads: int, *, forced: bool) -> None:
@@ -147,6 +163,12 @@ def thread_variables(threads: int, *, forced: bool) -> dict[str, str]:
     return {name: str(threads) for name in THREAD_VARIABLES if forced or name not in os.environ}
 
 
+def can_rerun() -> bool:
+    """Whether there is a program to run again: not in an interactive session."""
+    main = sys.modules.get("__main__")
+    return getattr(main, "__file__", None) is not None or "-c" in sys.orig_argv
+
+
 def rerun_script(handover: Handover, environ: Mapping[str, str] | None = None) -> int:
     """Start the program that is running now once more, as a worker.
 
@@ -160,14 +182,14 @@ def rerun_script(handover: Handover, environ: Mapping[str, str] | None = None) -
     Raises:
         StartError: there is no program to run again (an interactive session).
     """
-    main = sys.modules.get("__main__")
-    if getattr(main, "__file__", None) is None and "-c" not in sys.orig_argv:
+    if not can_rerun():
         raise StartError(
             "A framework's runtime is already initialised in this process, so it cannot be forked, and there "
-            "is no script to run again. Save the program to a file, or use workers=1."
+            "is no script to run again. Save the program to a file, or use workers=1 without supervise."
         )
     sockets = (handover.channel, *handover.sockets)
-    descriptors = [handover.board.fileno, *(sock.fileno() for sock in sockets)]
+    memory = (handover.board.fileno, handover.metrics.fileno)
+    descriptors = [*memory, *(sock.fileno() for sock in sockets)]
     told = ":".join(map(str, (os.getpid(), handover.number, int(handover.others_serve), *descriptors)))
     process = subprocess.Popen(  # noqa: S603 - the very command that started this process
         [sys.executable, *sys.orig_argv[1:]],
@@ -190,12 +212,15 @@ def take_handover() -> Handover | None:
     told = os.environ.pop(HANDOVER, None)
     if told is None or not is_ours:
         return None
-    _, number, others_serve, board, channel, *sockets = map(int, told.split(":"))
+    for signal_number in SUPERVISORS_SIGNALS:
+        signal.signal(signal_number, signal.SIG_IGN)
+    _, number, others_serve, board, metrics, channel, *sockets = map(int, told.split(":"))
     return Handover(
         number,
         socket.socket(fileno=channel),
         [socket.socket(fileno=fileno) for fileno in sockets],
         LoadBoard.attached(board),
+        MetricMemory.attached(metrics),
         bool(others_serve),
     )
 

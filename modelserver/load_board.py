@@ -5,6 +5,8 @@ no event loop: ``http.accepting`` acts on it. The supervisor makes the board bef
 clears the slot of one that has ended. Else only the worker itself writes into its slot, except for the mark
 of being asleep, which any of them may set.
 
+Beside the load, each worker notes when its event loop last turned, for the supervisor.
+
 The load is the number of open connections without those that were idle for a second (``http.server`` counts).
 Requests in flight would say more of this moment, but clients that connect at once have none yet, and counting
 them would cost every request a write that other cores read. Of two workers with as many connections the one
@@ -15,13 +17,14 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 import time
 import weakref
 from collections.abc import Callable
 
+from modelserver.shared_memory import memory_file
+
 _SLOT_WORDS = 8  # a cache line each, so that no write slows another worker down
-_LOAD, _ACCEPTED, _ASLEEP_UNTIL = range(3)
+_LOAD, _ACCEPTED, _ASLEEP_UNTIL, _BEAT = range(4)
 _WORD_BYTES = 8  # aligned, so that nobody reads half of a written number
 
 _NOT_THERE = 1 << 62  # the load of a worker that accepts nothing
@@ -41,7 +44,7 @@ class LoadBoard:
     """
 
     def __init__(self, slots: int, clock: Callable[[], int] = time.monotonic_ns) -> None:
-        self.fileno = _memory_file("modelserver-load-board")
+        self.fileno = memory_file("modelserver-load-board")
         os.ftruncate(self.fileno, slots * _SLOT_WORDS * _WORD_BYTES)
         self._map(clock)
         for number in range(slots):
@@ -67,6 +70,12 @@ class LoadBoard:
     def clear(self, number: int) -> None:
         """The worker of this slot has ended: nobody waits for it."""
         self.words[number * _SLOT_WORDS + _LOAD] = _NOT_THERE
+        self.words[number * _SLOT_WORDS + _BEAT] = 0
+
+    def silent_s(self, number: int) -> float:
+        """Seconds since the event loop of this slot's worker has last shown that it turns; 0: not yet."""
+        beat = self.words[number * _SLOT_WORDS + _BEAT]
+        return (self.clock() - beat) / 1e9 if beat else 0.0
 
 
 class Slot:
@@ -101,6 +110,10 @@ class Slot:
     def is_spare(self, is_spare: bool) -> None:
         self._is_spare = is_spare
         self._write()
+
+    def beat(self) -> None:
+        """This worker's event loop turns."""
+        self._words[self._own + _BEAT] = self._clock()
 
     def set_connections(self, count: int) -> None:
         """So many connections are open here."""
@@ -140,10 +153,3 @@ class Slot:
 
     def _write(self) -> None:
         self._words[self._own + _LOAD] = self._load() if self._is_open else _NOT_THERE
-
-
-def _memory_file(name: str) -> int:
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create(name)
-    with tempfile.TemporaryFile() as file:  # not on Linux
-        return os.dup(file.fileno())

@@ -123,7 +123,7 @@ class Model:
         """Refuse a bad request by raising ``InvalidInput`` (400).
 
         Default: ``instances`` must be a list (or, from an ``.npy`` body, an array), and with
-        ``instances_dtype`` becomes an array of that dtype.
+        ``instances_dtype`` must be there and becomes an array of that dtype.
 
         >>> class Short(Model):
         ...     def validate(self, payload):
@@ -131,7 +131,11 @@ class Model:
         ...             raise InvalidInput("at most 100 instances in one request")
         ...         return payload
         """
-        if not isinstance(payload, dict) or "instances" not in payload:
+        if not isinstance(payload, dict):
+            return payload
+        if "instances" not in payload:
+            if self.instances_dtype is not None:
+                raise InvalidInput('Expected "instances", a list of rows')
             return payload
         rows = payload["instances"]
         if not (isinstance(rows, list) or v1_rows.is_array(rows)):
@@ -253,6 +257,10 @@ class Model:
             return walk.waits_for
         return walk.rest()
 
+    def takes_headers(self, model_type: ModelType) -> bool:
+        """Whether some hook of this verb wants to see the request's headers."""
+        return type(self).__call__ is not Model.__call__ or self._plan(model_type).takes_headers
+
     def attach_runner(self, runner: HookRunner) -> None:
         """Run this model's synchronous hooks on ``runner``. The server calls it at registration."""
         self._runner = runner
@@ -283,16 +291,16 @@ class Model:
         if plan is None:
             action = "explain" if model_type is ModelType.EXPLAINER else "predict"
             names = ("preprocess", "validate", action, "postprocess")
-            steps = {name: self._step(name) for name in names if not self._passes_through(name)}
-            if "predict" in steps and self.max_batch_size > 1:
-                latency_s = self.max_latency_ms / 1000
-                steps["predict"] = steps["predict"].joined(self._hook_runner, self.max_batch_size, latency_s)
-            plan = self.__dict__[attribute] = Plan.of(steps.values())
+            steps = [self._step(name) for name in names if not self._passes_through(name)]
+            plan = self.__dict__[attribute] = Plan.of(steps)
         return plan
 
     def _step(self, name: str) -> Step:
-        hook = getattr(self, name)
-        return Step.of(hook, is_default=getattr(hook, "__module__", None) == __name__)
+        hook, runner = getattr(self, name), self._hook_runner
+        step = Step.of(hook, is_default=getattr(hook, "__module__", None) == __name__)
+        if name == "predict" and self.max_batch_size > 1:
+            return step.joined(runner, self.max_batch_size, self.max_latency_ms / 1000, runner.observer(name))
+        return step.timed(runner.observer(name))
 
     def _passes_through(self, name: str) -> bool:
         """Whether the hook is the default that returns its argument: nothing to call."""

@@ -11,7 +11,7 @@ import logging
 import socket
 import sys
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from tornado import netutil
@@ -19,14 +19,19 @@ from tornado import netutil
 from modelserver import launching, logs, preloading, workers
 from modelserver.dataplane import DataPlane
 from modelserver.errors import ModelLoadError, NoModelReady, StartError
+from modelserver.http.tls import Certificate
 from modelserver.lifecycle import Lifecycle
 from modelserver.load_board import LoadBoard, Slot
+from modelserver.metrics.counting import Metrics
+from modelserver.metrics.memory import MetricMemory
 from modelserver.model import Model
 from modelserver.repository.model_repository import ModelRepository
+from modelserver.rest.access import Access
 from modelserver.rest.coding import BodySizes
 from modelserver.rest.routes import Application
 from modelserver.serving import Service
 from modelserver.settings import Settings, argument_parser, resolve
+from modelserver.watching import hung_after_s
 
 _log = logging.getLogger("modelserver.server")
 
@@ -35,8 +40,7 @@ _BACKLOG = 1024
 KSERVE_ONLY = frozenset(
     (
         "grpc_port", "max_threads", "enable_grpc", "enable_docs_url", "enable_latency_logging",
-        "log_config_file", "access_log_format", "event_loop", "predictor_config", "ssl_certfile",
-        "ssl_keyfile",
+        "log_config_file", "access_log_format", "event_loop", "predictor_config",
     )
 )  # fmt: skip
 """Arguments of KServe's ModelServer that are taken, and named in a warning, but do nothing here."""
@@ -79,6 +83,7 @@ class ModelServer:
         # `is None`, not `or`: an empty repository of the user's own is still the user's own.
         self.registered_models = ModelRepository() if registered_models is None else registered_models
         self._lifecycle = Lifecycle()
+        self._metrics: Metrics | None = None  # where this process counts, once that is known
         self._sockets: list[socket.socket] = []
 
     def register_model(self, model: Model) -> None:
@@ -100,21 +105,43 @@ class ModelServer:
         Models must be ready: loading is ``start``'s work. Synchronous hooks run in place unless ``start``
         gives each model its threads.
         """
+        settings = self.settings
+        metrics = self._metrics
+        if metrics is None and settings.metrics:
+            metrics = Metrics()
         return Application(
-            DataPlane(self.registered_models, self._lifecycle),
-            sizes=BodySizes(self.settings.max_buffer_size, self.settings.gzip_min_bytes),
-            access_log=self.settings.access_log,
+            DataPlane(
+                self.registered_models,
+                self._lifecycle,
+                timeout_s=settings.timeout,
+                max_queue_size=settings.max_queue_size,
+                metrics=metrics,
+            ),
+            sizes=BodySizes.of(settings),
+            access_log=settings.access_log,
+            access_log_probes=settings.access_log_probes,
+            access=self._guards[0],
+            metrics=metrics,
         )
+
+    @cached_property
+    def _guards(self) -> tuple[Access, Certificate | None]:
+        """From the files that the settings name."""
+        settings = self.settings
+        return Access.of(settings), Certificate.of(settings.ssl_certfile, settings.ssl_keyfile)
 
     def bind(self) -> Sequence[socket.socket]:
         """Open the listening sockets now; ``start`` does it otherwise. Connections wait until then.
 
         Raises:
-            StartError: the port is taken or not allowed, or the address is not this machine's.
+            StartError: the port is taken or not allowed, or the address is not this machine's; or the
+                certificate, keys or tokens that the settings name cannot be used.
         """
+        _, certificate = self._guards
+        scheme = "http" if certificate is None else "https"
         if not self._sockets and not launching.is_worker():  # a worker is handed its supervisor's
             self._sockets = _listen(self.settings)
-            _log.info("Listening on %s", ", ".join(map(_address, self._sockets)))
+            _log.info("Listening on %s", ", ".join(_address(scheme, sock) for sock in self._sockets))
         return self._sockets
 
     def start(self, models: Sequence[Model] = ()) -> None:
@@ -131,7 +158,7 @@ class ModelServer:
             Exception: what a model's ``load`` raised, with one worker.
         """
         if self.settings.configure_logging:
-            logs.configure()
+            logs.configure(self.settings.log_format)
         if self._ignored:
             _log.warning("Arguments that do nothing here: %s", ", ".join(self._ignored))
         if isinstance(models, Model | str | dict):
@@ -141,6 +168,7 @@ class ModelServer:
         try:
             status = self._run()
         except (StartError, ModelLoadError) as error:
+            logs.flush()  # what was logged before stands above the last line
             sys.exit(f"modelserver: {error}")
         if status:
             sys.exit(status)
@@ -153,32 +181,54 @@ class ModelServer:
             return self._serve_as_worker(handover)
         sockets = self.bind()
         count = self.settings.worker_count
-        if count == 1:
+        if count == 1 and not self.settings.supervise:
             if self.settings.cpu_threads:  # else the process is left as the user's program has set it up
                 self._limit_cpu_threads()
-            return self._service(sockets, announce=True).run(on_ready=lambda: None)
+            return self._serve_alone(sockets)
+        memory = MetricMemory(count + 1)  # one more, for a worker that takes another's place
         outcome = preloading.Outcome.FORK
         if preloading.wanted(self.registered_models):
             self._limit_cpu_threads()  # of a worker's: what is found out while loading is for workers
-            outcome = preloading.load_before_fork(self.registered_models, self.settings, sockets)
+            outcome = preloading.load_before_fork(
+                self.registered_models,
+                self.settings,
+                sockets,
+                *self._guards,
+                Metrics(memory, MetricMemory.SUPERVISOR) if self.settings.metrics else None,
+            )
         if outcome is preloading.Outcome.STOPPED:
             return 0
-        board = LoadBoard(count)
+        board = LoadBoard(count + 1)
+        metrics = Metrics(memory, MetricMemory.SUPERVISOR)
+
+        def on_end(number: int) -> None:
+            board.clear(number)
+            metrics.worker_ended(number)
+
         supervisor = workers.Supervisor(
             count,
-            self._launcher(sockets, board, can_fork=outcome is preloading.Outcome.FORK),
+            self._launcher(sockets, board, memory, can_fork=outcome is preloading.Outcome.FORK),
             self.settings.grace_period,
             on_stop=self._close_sockets,
-            on_end=board.clear,
+            on_end=on_end,
+            silent_s=board.silent_s,
+            most_silent_s=hung_after_s(self.settings.timeout),
+            metrics=metrics,
         )
         return supervisor.run()
+
+    def _serve_alone(self, sockets: Sequence[socket.socket]) -> int:
+        metrics = Metrics()
+        metrics.workers.set(1)
+        service = self._service(sockets, announce=True, metrics=metrics if self.settings.metrics else None)
+        return service.run(on_ready=partial(metrics.workers_ready.set, 1))
 
     def _close_sockets(self) -> None:
         for sock in self._sockets:
             sock.close()
 
     def _launcher(
-        self, sockets: Sequence[socket.socket], board: LoadBoard, *, can_fork: bool
+        self, sockets: Sequence[socket.socket], board: LoadBoard, memory: MetricMemory, *, can_fork: bool
     ) -> workers.Launch:
         runtime = launching.unforkable_runtime()
         rerun = runtime is not None or not can_fork
@@ -194,10 +244,10 @@ class ModelServer:
             )
 
         def launch(
-            number: int, channel: socket.socket, close: list[socket.socket], others_serve: bool
+            number: int, channel: socket.socket, close: list[socket.socket], others_serve: bool, fresh: bool
         ) -> int:
-            handover = launching.Handover(number, channel, sockets, board, others_serve)
-            if rerun:
+            handover = launching.Handover(number, channel, sockets, board, memory, others_serve)
+            if rerun or (fresh and launching.can_rerun()):
                 settings = self.settings
                 return launching.rerun_script(
                     handover,
@@ -223,9 +273,14 @@ class ModelServer:
             announce=handover.number == 0,
             load_first=handover.others_serve,
             slot=handover.board.slot(handover.number),
+            metrics=Metrics(handover.metrics, handover.number) if self.settings.metrics else None,
         )
         try:
-            return service.run(partial(handover.channel.sendall, workers.READY), handover.channel)
+            return service.run(
+                on_ready=partial(handover.channel.sendall, workers.READY),
+                on_hung=partial(handover.channel.sendall, workers.HUNG),
+                orphaned=handover.channel,
+            )
         except ModelLoadError as error:
             _log.error("%s", error)
             return workers.EXIT_LOAD_FAILED
@@ -246,16 +301,20 @@ class ModelServer:
         announce: bool,
         load_first: bool = False,
         slot: Slot | None = None,
+        metrics: Metrics | None,
     ) -> Service:
+        self._metrics = metrics
         return Service(
             self.settings,
             self.registered_models,
             self._lifecycle,
-            self.create_application(),
+            self.create_application(),  # the user's own, if there is one
             sockets,
             announce,
             load_first,
             slot,
+            self._guards[1],
+            metrics,
         )
 
 
@@ -271,9 +330,9 @@ def _listen(settings: Settings) -> list[socket.socket]:
         ) from error
 
 
-def _address(sock: socket.socket) -> str:
+def _address(scheme: str, sock: socket.socket) -> str:
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def __getattr__(name: str) -> argparse.ArgumentParser:

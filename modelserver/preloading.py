@@ -29,9 +29,12 @@ from modelserver.dataplane import DataPlane
 from modelserver.execution import ModelThreads
 from modelserver.http.limits import Limits
 from modelserver.http.server import HTTPServer
+from modelserver.http.tls import Certificate
 from modelserver.lifecycle import Lifecycle
+from modelserver.metrics.counting import Metrics
 from modelserver.model import Model
 from modelserver.repository.model_repository import ModelRepository
+from modelserver.rest.access import Access
 from modelserver.rest.coding import BodySizes
 from modelserver.rest.routes import Application
 from modelserver.serving import Service
@@ -59,7 +62,12 @@ def wanted(repository: ModelRepository) -> list[Model]:
 
 
 def load_before_fork(
-    repository: ModelRepository, settings: Settings, sockets: Sequence[socket.socket]
+    repository: ModelRepository,
+    settings: Settings,
+    sockets: Sequence[socket.socket],
+    access: Access,
+    certificate: Certificate | None,
+    metrics: Metrics | None,
 ) -> Outcome:
     """Load the models that are ``wanted``, and answer on ``sockets`` meanwhile.
 
@@ -72,14 +80,22 @@ def load_before_fork(
         stand_ins.update(Model(name))
     lifecycle = Lifecycle()
     application = Application(
-        DataPlane(stand_ins, lifecycle),
-        sizes=BodySizes(settings.max_buffer_size, settings.gzip_min_bytes),
+        DataPlane(stand_ins, lifecycle, metrics=metrics),
+        sizes=BodySizes.of(settings),
         access_log=settings.access_log,
+        access_log_probes=settings.access_log_probes,
+        access=access,
+        metrics=metrics,
     )
-    loader = _Loader(settings, stand_ins, lifecycle, application, sockets)
+    loader = _Loader(
+        settings, stand_ins, lifecycle, application, sockets, certificate=certificate, metrics=metrics
+    )
     threads = _threads()
     with asyncio.Runner() as runner:
-        if not runner.run(loader.load(models)):
+        is_loaded = runner.run(loader.load(models))
+        if metrics is not None:  # it serves no more
+            metrics.worker_ended(metrics.memory.SUPERVISOR)
+        if not is_loaded:
             return Outcome.STOPPED
         if _ends(threads) and launching.unforkable_runtime() is None:
             return Outcome.FORK
@@ -91,10 +107,14 @@ class _Loader(Service):
     """A serving process that loads and then stops serving, with its models still there."""
 
     async def load(self, models: Sequence[Model]) -> bool:
-        """Load ``models`` and answer meanwhile. False: there was a stop signal first."""
+        """Load ``models`` and answer meanwhile.
+
+        Returns:
+            False: there was a stop signal first.
+        """
         stop = asyncio.Event()
         threads = ModelThreads("loading")
-        server = HTTPServer(self.application, Limits(keep_alive_s=self.settings.timeout_keep_alive))
+        server = HTTPServer(self.application, Limits.of(self.settings), certificate=self.certificate)
         server.is_draining = True  # each answer closes its connection: the next one reaches a worker
         await server.start([sock.dup() for sock in self.sockets])
         try:
@@ -105,7 +125,7 @@ class _Loader(Service):
                 stopping.cancel()
                 if loading.done():
                     loading.result()
-                    return True
+                    return not stop.is_set()
                 loading.cancel()
                 return False
         finally:
@@ -132,12 +152,12 @@ class _Loader(Service):
         threads.close()
 
 
-def _threads() -> set[str]:
+def _threads() -> frozenset[str]:
     """The threads of this process, those of libraries included."""
-    return {task.name for task in Path("/proc/self/task").iterdir()}
+    return frozenset(task.name for task in Path("/proc/self/task").iterdir())
 
 
-def _ends(before: set[str]) -> bool:
+def _ends(before: frozenset[str]) -> bool:
     """Whether no other threads than those ``before`` are left. The one that loaded is about to end, and then
     its OpenMP helpers."""
     until = time.monotonic() + _THREADS_END_S

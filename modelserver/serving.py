@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +25,15 @@ from modelserver.errors import ModelLoadError, NoModelReady
 from modelserver.execution import ModelThreads
 from modelserver.http.limits import Limits
 from modelserver.http.server import HTTPServer
+from modelserver.http.tls import Certificate
 from modelserver.lifecycle import Lifecycle
 from modelserver.load_board import Slot
+from modelserver.metrics.counting import Metrics
 from modelserver.model import Model
 from modelserver.repository.model_repository import ModelRepository
 from modelserver.rest.routes import Application
 from modelserver.settings import Settings
+from modelserver.watching import Watch, hung_after_s
 
 _log = logging.getLogger("modelserver.server")
 
@@ -40,6 +43,8 @@ LINGER_S = 0.5
 _POLL_S = 0.02
 _STOP_MODEL_S = 2.0
 _MAX_CURL_LINE = 2000
+_MOST_HUNG = 8
+"""Calls that may hang in a process that nobody replaces; each holds a thread and what it has in memory."""
 
 
 @dataclass
@@ -57,12 +62,23 @@ class Service:
     """Accept nothing before the models are loaded: other workers answer meanwhile."""
     slot: Slot | None = None
     """This worker's, where several share the connections."""
+    certificate: Certificate | None = None
+    """For HTTPS."""
+    metrics: Metrics | None = None
+    """What this process counts."""
 
-    def run(self, on_ready: Callable[[], None], orphaned: socket.socket | None = None) -> int:
+    def run(
+        self,
+        on_ready: Callable[[], None],
+        on_hung: Callable[[], object] | None = None,
+        orphaned: socket.socket | None = None,
+    ) -> int:
         """Serve until told to stop, in a new event loop.
 
         Args:
             on_ready: called when every model is loaded.
+            on_hung: called when a call of a model does not return: this process should be replaced. Without,
+                it goes on, until too many threads are lost; then it stops.
             orphaned: becomes readable when the supervisor is gone; the process then stops as on SIGTERM.
 
         Returns:
@@ -73,18 +89,39 @@ class Service:
             NoModelReady: nothing to serve after loading.
         """
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(self._serve(on_ready, orphaned))
+            return runner.run(self._serve(on_ready, on_hung, orphaned))
 
-    async def _serve(self, on_ready: Callable[[], None], orphaned: socket.socket | None) -> int:
+    async def _serve(
+        self,
+        on_ready: Callable[[], None],
+        on_hung: Callable[[], object] | None,
+        orphaned: socket.socket | None,
+    ) -> int:
         loop = asyncio.get_running_loop()
         if self.settings.max_asyncio_workers:
             loop.set_default_executor(ThreadPoolExecutor(self.settings.max_asyncio_workers))
         threads = self._attach_threads()
-        limits = Limits(keep_alive_s=self.settings.timeout_keep_alive)
-        http_server = HTTPServer(self.application, limits, self.slot)
+        limits = Limits.of(self.settings)
+        shares = self.settings.worker_count > 1
+        http_server = HTTPServer(self.application, limits, self.slot if shares else None, self.certificate)
         if not self.load_first:
             await http_server.start(self.sockets)
         stop, stop_now = asyncio.Event(), asyncio.Event()
+
+        def on_hung_call() -> None:
+            if on_hung is not None:
+                on_hung()
+            elif watch.hung_calls >= _MOST_HUNG:
+                _log.error("%d calls of models have not returned; stopping", watch.hung_calls)
+                stop.set()
+
+        watch = Watch(
+            threads,
+            hung_after_s(self.settings.timeout),
+            self.slot,
+            on_hung_call,
+            self.application.dataplane.look,
+        )
         try:
             with _stop_signals(loop, orphaned, stop, stop_now):
                 loading = asyncio.ensure_future(self._load(on_ready))
@@ -97,8 +134,10 @@ class Service:
                     await stopping
                 else:
                     loading.cancel()
-                return await self._drain(http_server, stop_now)
+                status = await self._drain(http_server, stop_now)
+                return 1 if on_hung is None and watch.hung_calls >= _MOST_HUNG else status
         finally:
+            watch.close()
             await http_server.stop_accepting()
             http_server.close()
             if self.application.access_log is not None:
@@ -107,16 +146,21 @@ class Service:
                 for model in self.repository.get_models().values():
                     if model.ready:  # not while its thread may still be loading it
                         await self._stop_model(model)
-            for model_threads in threads:
+            for model_threads in threads.values():
                 model_threads.close()
 
-    def _attach_threads(self) -> list[ModelThreads]:
+    def _attach_threads(self) -> dict[str, ModelThreads]:
         """Give every model its threads, in this process: a fork copies no thread."""
-        threads = []
+        threads = {}
         for name, model in self.repository.get_models().items():
-            model_threads = ModelThreads(name, self.settings.model_threads, inline=model.never_waits)
+            model_threads = ModelThreads(
+                name,
+                self.settings.model_threads,
+                inline=model.never_waits,
+                metrics=None if self.metrics is None else self.metrics.model(name),
+            )
             model.attach_runner(model_threads)
-            threads.append(model_threads)
+            threads[name] = model_threads
         return threads
 
     async def _load(self, on_ready: Callable[[], None]) -> None:
@@ -131,20 +175,33 @@ class Service:
         gc.collect()
         gc.freeze()
         self.lifecycle.loaded = True
+        self._show_ready(ready)
         if self.slot is not None:
             self.slot.is_spare = False
         if self.announce:
             self._announce(ready)
         on_ready()
 
+    def _show_ready(self, ready: Collection[Model]) -> None:
+        if self.metrics is not None:
+            for name, model in self.repository.get_models().items():
+                self.metrics.model(name).ready.set(model in ready)
+
     async def _load_model(self, name: str, model: Model) -> None:
         started = time.perf_counter()
+        metrics = None if self.metrics is None else self.metrics.model(name)
         try:
             is_ready = await model.run_load()
-        except ModelLoadError as error:
-            raise ModelLoadError(f"model {name}: {error}") from error
+        except Exception as error:
+            if metrics is not None:
+                metrics.load_failed(error)
+            if isinstance(error, ModelLoadError):
+                raise ModelLoadError(f"model {name}: {error}") from error
+            raise
         if is_ready:
             elapsed = time.perf_counter() - started
+            if metrics is not None:
+                metrics.loaded(elapsed)
             (_log.info if self.announce else _log.debug)(
                 "Model %s loaded in %.2f s%s", name, elapsed, _described(model)
             )
@@ -166,7 +223,10 @@ class Service:
                 _log.info("Model %s: a request of %d bytes works, too long to show", model.name, len(body))
                 continue
             body = body.replace("'", "'\\''")
-            _log.info("Try: curl localhost:%d/v1/models/%s:predict -d '%s'", port, model.name, body)
+            scheme = "" if self.certificate is None else "-k https://"
+            key = "" if self.application.api_keys is None else ' -H "X-API-Key: $KEY"'
+            target = f"{scheme}localhost:{port}/v1/models/{model.name}:predict"
+            _log.info("Try: curl %s%s -d '%s'", target, key, body)
 
     async def _drain(self, http_server: HTTPServer, stop_now: asyncio.Event) -> int:
         """Answer whatever was sent in time, then close the rest.
@@ -175,6 +235,7 @@ class Service:
         for another one those that are open may still ask. Each answer closes its connection.
         """
         self.lifecycle.draining = True
+        self._show_ready(())
         if self.slot is not None:
             self.slot.is_spare = True
         _log.info("Stopping: %d requests in flight", len(self.lifecycle.in_flight))
@@ -237,8 +298,7 @@ def _stop_signals(
 
     numbers: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)
     if orphaned is not None:
-        numbers = (signal.SIGTERM,)  # a terminal's Ctrl-C is the supervisor's to act on
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        numbers = (signal.SIGTERM,)  # a terminal's signals are the supervisor's to act on
     if threading.current_thread() is not threading.main_thread():
         numbers = ()
     for number in numbers:

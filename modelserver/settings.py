@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from modelserver.errors import StartError
+from modelserver.log_formats import FORMATS
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -43,11 +44,13 @@ def _setting(
     minimum: float | None = None,
     maximum: float | None = None,
     also: str | None = None,
+    choices: Sequence[str] | None = None,
 ) -> Any:
-    """Declare one field. ``also`` names a second environment variable that is honoured."""
+    """Declare one field. ``also`` names a second environment variable that is honoured, ``choices`` the
+    values of a text."""
     return field(
         default=default,
-        metadata={"help": help, "minimum": minimum, "maximum": maximum, "also": also},
+        metadata={"help": help, "minimum": minimum, "maximum": maximum, "also": also, "choices": choices},
     )
 
 
@@ -68,9 +71,21 @@ class Settings:
         "Worker processes that share the port. 0: one for each core.",
         minimum=0,
     )
+    supervise: bool = _setting(
+        False,
+        "With one worker too, serve in a process that is replaced when it dies or hangs. More workers always "
+        "are.",
+    )
     max_buffer_size: int = _setting(
         10 * MIB,
         "Largest request body taken, in bytes. A larger one is answered 413 before it is read.",
+        minimum=1,
+    )
+    max_in_flight_bytes: int = _setting(
+        512 * MIB,
+        "Most bytes that the bodies of all requests may hold in one worker until they are answered, at least "
+        "--max_buffer_size. A request that would pass it is answered 503 with Retry-After before it is read. "
+        "Values that a model makes of a body are not counted.",
         minimum=1,
     )
     cpu_threads: int = _setting(
@@ -89,6 +104,18 @@ class Settings:
         "Threads of the event loop's own pool (asyncio.to_thread in async hooks). 0: cores + 4, at most 32.",
         minimum=0,
     )
+    timeout: float = _setting(
+        60.0,
+        "Seconds that a model may take for a request, from when all of it is there; then it is answered 504, "
+        "and what still waits for the model is never run. 0: no limit.",
+        minimum=0,
+    )
+    max_queue_size: int = _setting(
+        1000,
+        "Most requests for one model that are not answered yet, in each worker; more get 503 with "
+        "Retry-After.",
+        minimum=1,
+    )
     grace_period: float = _setting(
         30.0,
         "Seconds that requests in flight may take to finish after SIGTERM or SIGINT.",
@@ -100,13 +127,65 @@ class Settings:
         "the proxy closes first.",
         minimum=0.001,
     )
+    max_connections: int = _setting(
+        0,
+        "Most connections that each worker keeps; more are answered 503. 0: as many as a process may have "
+        "open files (`ulimit -n`, raised to its hard limit), less an eighth, at most 256.",
+        minimum=0,
+    )
+    timeout_read: float = _setting(
+        20.0,
+        "Seconds that a client may take to send a request's head, and in which its body must go on by at "
+        "least 512 bytes/s; then 408.",
+        minimum=0.001,
+    )
+    timeout_write: float = _setting(
+        60.0,
+        "Seconds in which a client must take something of its answer; then its connection is dropped.",
+        minimum=0.001,
+    )
+    ssl_certfile: str = _setting(
+        "",
+        "PEM file of the server's certificate and those between it and a root: HTTPS, and no plain HTTP. "
+        "Read again when it changes.",
+    )
+    ssl_keyfile: str = _setting(
+        "",
+        "PEM file of the certificate's private key, without a password. Empty: it is in --ssl_certfile.",
+    )
+    api_key_file: str = _setting(
+        "",
+        "File of API keys, one in each line; a request needs one of them, or that in the environment "
+        "variable MODELSERVER_API_KEY. Read again when it changes.",
+    )
+    enable_admin: bool = _setting(
+        False,
+        "Let handlers for administrators answer, from this machine and with a token only. The server has "
+        "none of its own yet.",
+    )
+    admin_token_file: str = _setting(
+        "",
+        "File of tokens for administrative calls, one in each line; another may be in the environment "
+        "variable MODELSERVER_ADMIN_TOKEN. Read again when it changes.",
+    )
     gzip_min_bytes: int = _setting(
         32 * KIB,
         "Answers of this size and more are sent as gzip to clients that accept it; 0: none are. It costs "
         "10 us/kB and is worth it on lines slower than about 400 Mbit/s.",
         minimum=0,
     )
+    metrics: bool = _setting(True, "Show on `/metrics`, in Prometheus' text format, what all workers count.")
     access_log: bool = _setting(True, "Write one line for each request.")
+    access_log_probes: bool = _setting(
+        False,
+        "Write one for each probe too: `GET` of `/`, `/metrics`, or of whether a model is ready. Without, "
+        "only for those that fail.",
+    )
+    log_format: str = _setting(
+        "text",
+        "What the lines of the log are: plain text, or one JSON object each.",
+        choices=FORMATS,
+    )
     configure_logging: bool = _setting(
         True,
         "Send the server's log to standard error where the program has set up no logging of its own.",
@@ -138,6 +217,9 @@ def _check(spec: Field[Any], value: Any) -> None:
         raise StartError(f"--{spec.name} is {value} and must be at least {minimum}.")
     if maximum is not None and value > maximum:
         raise StartError(f"--{spec.name} is {value} and must be at most {maximum}.")
+    choices = spec.metadata["choices"]
+    if choices is not None and value not in choices:
+        raise StartError(f"--{spec.name} is {value!r} and must be one of: {', '.join(choices)}.")
 
 
 def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -167,10 +249,16 @@ def environment_names(spec: Field[Any]) -> tuple[str, ...]:
     return (own, spec.metadata["also"]) if spec.metadata["also"] else (own,)
 
 
-def argument_parser(environ: Mapping[str, str] | None = None) -> argparse.ArgumentParser:
+def argument_parser(
+    environ: Mapping[str, str] | None = None, defaults: Mapping[str, Any] | None = None
+) -> argparse.ArgumentParser:
     """A parser with one flag for each setting, for ``ArgumentParser(parents=[...])``.
 
-    A flag that is not given has the environment's value, or else the setting's default.
+    A flag that is not given has the environment's value, or else the default.
+
+    Args:
+        environ: default: the process's environment.
+        defaults: other defaults than the settings' own.
 
     Raises:
         StartError: an environment variable does not hold what its setting takes.
@@ -178,21 +266,23 @@ def argument_parser(environ: Mapping[str, str] | None = None) -> argparse.Argume
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     group = parser.add_argument_group("server")
     for spec in fields(Settings):
+        default = (defaults or {}).get(spec.name, spec.default)
+        told = _from_environment(spec, os.environ if environ is None else environ)
         group.add_argument(
             f"--{spec.name}",
             type=_READERS[str(spec.type)],
-            default=_from_environment(spec, os.environ if environ is None else environ),
-            metavar=_METAVARS[str(spec.type)],
-            help=f"{spec.metadata['help']} (default: {shown_default(spec)})",
+            default=default if told is None else told,
+            metavar="|".join(spec.metadata["choices"] or ()) or _METAVARS[str(spec.type)],
+            help=f"{spec.metadata['help']} (default: {shown_default(default)})",
         )
     return parser
 
 
-def shown_default(spec: Field[Any]) -> str:
+def shown_default(default: Any) -> str:
     """A default as it is written on the command line."""
-    if isinstance(spec.default, bool):
-        return str(spec.default).lower()
-    return str(spec.default) if spec.default != "" else "''"
+    if isinstance(default, bool):
+        return str(default).lower()
+    return str(default) if default != "" else "''"
 
 
 def resolve(
@@ -218,6 +308,7 @@ def resolve(
 
 
 def _from_environment(spec: Field[Any], environ: Mapping[str, str]) -> Any:
+    """The environment's value; ``None``: it has none."""
     for variable in environment_names(spec):
         text = environ.get(variable, "")
         # Kubernetes sets NAME_PORT=tcp://10.0.0.1:80 for a Service called NAME; that is not meant for us.
@@ -229,7 +320,7 @@ def _from_environment(spec: Field[Any], environ: Mapping[str, str]) -> Any:
             raise StartError(
                 f"The environment variable {variable} is {text!r} and must be {_EXPECTED[str(spec.type)]}."
             ) from None
-    return spec.default
+    return None
 
 
 _READERS: Mapping[str, Callable[[str], Any]] = {

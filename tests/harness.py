@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LISTENING = re.compile(rb"Listening on http://[^ ,]*:(\d+)")
+LISTENING = re.compile(rb"Listening on https?://[^ ,]*:(\d+)")
 START_S = 120.0
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 

@@ -20,7 +20,7 @@ _FENCE = re.compile(r"^```(?P<language>[\w-]*) ?(?P<rest>.*)$")
 _LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
 _NUMBER = re.compile(r"\d+(\.\d+)?([eE][-+]?\d+)?")
-_VARIES = ("date", "x-error-id")
+_VARIES = ("date", "x-request-id")
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,10 @@ INTERACTIVE = """
 import socket, sys
 from modelserver import StartError, launching
 from modelserver.load_board import LoadBoard
+from modelserver.metrics.memory import MetricMemory
 sys.orig_argv = ["python"]  # as in a session at the prompt: no file, no -c
 try:
-    launching.rerun_script(launching.Handover(0, socket.socketpair()[0], [], LoadBoard(1)))
+    launching.rerun_script(launching.Handover(0, socket.socketpair()[0], [], LoadBoard(1), MetricMemory(1)))
 except StartError as error:
     print(error)
 """
@@ -61,4 +62,4 @@ except StartError as error:
 def test_a_session_at_the_prompt_cannot_be_run_again_and_says_so():
     said = run(["-c", INTERACTIVE]).stdout
     assert said.startswith("A framework's runtime is already initialised in this process")
-    assert "Save the program to a file, or use workers=1." in said
+    assert "Save the program to a file, or use workers=1 without supervise." in said

@@ -230,7 +230,10 @@ def test_a_dead_worker_is_replaced_and_the_others_serve(server):
         )
         assert len(set(after) & set(before)) == 1
         assert slow.result().status == 200
-        assert f"(pid {victim}) died: signal 9; a new one starts in" in running.text()
+        assert (
+            f"(pid {victim}) died: signal 9 (Killed, perhaps for want of memory); a new one starts in"
+            in running.text()
+        )
         assert running.wait_ready("model").predict(ROWS).status == 200
 
 

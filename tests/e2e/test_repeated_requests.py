@@ -20,7 +20,7 @@ REQUESTS = {
     "too large": ("echo", " " * (10 * 2**20 + 1), {}),
     "coded": ("echo", "{}", {"Content-Encoding": "br"}),
 }
-CHANGING = ("Date", "X-Error-ID")
+CHANGING = ("date", "x-request-id")
 
 
 @pytest.mark.parametrize("name", REQUESTS)
@@ -32,7 +32,7 @@ def test_the_third_answer_is_the_first(zoo, name):
     for _ in range(3):
         connection.request("POST", path, body, {"Content-Type": "application/json", **headers})
         response = connection.getresponse()
-        kept = {name: value for name, value in response.headers.items() if name not in CHANGING}
+        kept = {name: value for name, value in response.headers.items() if name.lower() not in CHANGING}
         answers.append((response.status, kept, response.read()))
     connection.close()
     assert answers[1:] == answers[:1] * 2

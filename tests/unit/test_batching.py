@@ -2,12 +2,12 @@
 
 import asyncio
 import threading
+import weakref
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelserver import ModelOverloaded
 from modelserver.batching import Batcher
 
 
@@ -298,16 +298,46 @@ def test_with_a_latency_a_lone_item_waits_that_long_for_company():
     asyncio.run(main())
 
 
-def test_a_queue_has_an_end(monkeypatch):
-    monkeypatch.setattr("modelserver.batching.MOST_WAITING", 3)
+def test_an_item_that_nobody_waits_for_is_let_go_at_once():
+    class Large:
+        """Can be referred to weakly."""
 
     async def main():
-        batcher = Batcher(lambda items: items, Inline(), 2)
-        futures = submit_all(batcher, [1, 2, 3])
-        with pytest.raises(ModelOverloaded, match="3 requests wait for the model already") as caught:
-            batcher.submit(4, 1, 1, None)
-        assert caught.value.status == 503
-        assert await asyncio.gather(*futures) == [1, 2, 3]
-        assert await batcher.submit(4, 1, 1, None) == 4
+        batcher = Batcher(lambda items: items, Inline(), 2, max_latency_s=60)
+        item = Large()
+        seen = weakref.ref(item)
+        future = batcher.submit(item, 1, 1, None)
+        del item
+        assert seen() is not None
+        future.cancel()
+        assert seen() is None
 
     asyncio.run(main())
+
+
+def test_one_that_leaves_while_the_other_half_is_tried_again_is_left_out():
+    seen = []
+
+    class Elsewhere:
+        def may_run_inline(self, size):
+            return False
+
+        async def run_elsewhere(self, size, function, *args):
+            await asyncio.sleep(0)
+            return function(*args)
+
+    async def main():
+        def call(items):
+            seen.append(list(items))
+            if len(items) == 2:
+                raise ValueError
+            futures[1].cancel()
+            return items
+
+        batcher = Batcher(call, Elsewhere(), 2)
+        futures = submit_all(batcher, [1, 2])
+        assert await futures[0] == 1
+        assert await batcher.submit(3, 1, 1, None) == 3
+
+    asyncio.run(main())
+    assert seen == [[1, 2], [1], [3]]

@@ -235,3 +235,57 @@ def test_failures_in_place_are_the_callers(proven):
             proven.start(10, lambda: 1 / 0)
 
     asyncio.run(main())
+
+
+def test_a_call_that_does_not_return_is_given_up_and_what_waits_behind_it_goes_on():
+    gate, clock = threading.Event(), Clock()
+
+    async def main():
+        threads = ModelThreads("m", clock=clock)
+        begun = threading.Event()
+        hung = asyncio.ensure_future(wait_for(threads, begun))
+        await asyncio.to_thread(begun.wait)
+        behind = threads.run_elsewhere(1, lambda: "next")
+        clock.now += 9.0
+        assert threads.give_up_hung(10.0) == 0
+        clock.now += 1.0
+        assert threads.give_up_hung(10.0) == 1
+        assert threads.give_up_hung(10.0) == 0
+        assert await behind == "next"
+        with pytest.raises(TimeoutError, match="no result after 10 s"):
+            await hung
+        gate.set()  # it returns after all: nobody waits for it, and its thread ends
+        assert await threads.run_elsewhere(1, lambda: "another") == "another"
+        assert threads._pending == 0
+        threads.close()
+
+    async def wait_for(threads, begun):
+        def hang():
+            begun.set()
+            gate.wait()
+
+        await threads.run_elsewhere(1, hang)
+
+    asyncio.run(main())
+
+
+def test_loading_may_take_its_time():
+    gate, clock = threading.Event(), Clock()
+
+    async def main():
+        threads = ModelThreads("m", clock=clock)
+        begun = threading.Event()
+
+        def load():
+            begun.set()
+            gate.wait()
+
+        loading = asyncio.ensure_future(threads.run(load))
+        await asyncio.to_thread(begun.wait)
+        clock.now += 1e6
+        assert threads.give_up_hung(10.0) == 0
+        gate.set()
+        await loading
+        threads.close()
+
+    asyncio.run(main())

@@ -239,14 +239,15 @@ def test_a_validate_of_the_users_own_gets_what_came():
     assert call(Own("m"), {"instances": [["a"]]}) == [["a"]]
 
 
-def test_a_body_without_instances_needs_no_dtype():
+def test_a_model_of_rows_wants_instances_and_takes_bytes_as_they_are():
     class Typed(Model):
         instances_dtype = "float32"
 
         def predict(self, payload):
             return payload
 
-    assert call(Typed("m"), {"inputs": 1}) == {"inputs": 1}
+    with pytest.raises(InvalidInput, match='Expected "instances"'):
+        call(Typed("m"), {"inputs": 1})
     assert call(Typed("m"), b"bytes") == b"bytes"
 
 
