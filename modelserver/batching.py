@@ -42,18 +42,16 @@ class Place(asyncio.Future[Any]):
     """The future of something that waits in a queue. Cancelled, it empties the place at once: a client that
     has left must not go on costing the memory of its request until its turn comes.
 
-    Args:
+    Attributes:
         held: what waits; the queue holds the same list.
-        loop: the event loop.
     """
 
-    def __init__(self, held: list[Any], loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
-        self._held = held
+    __slots__ = ("held",)  # and no __init__: either costs each request 0.3 us
+    held: list[Any]
 
     def cancel(self, msg: Any = None) -> bool:
         """Cancel, and let go of what waits."""
-        self._held.clear()
+        self.held.clear()
         return super().cancel(msg)
 
 
@@ -114,8 +112,9 @@ class Batcher:
         """
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-        held = [item]
-        waiting = _Waiting(held, rows, size, key, Place(held, self._loop), time.perf_counter())
+        place = Place(loop=self._loop)
+        place.held = held = [item]
+        waiting = _Waiting(held, rows, size, key, place, time.perf_counter())
         self._queue.append(waiting)
         self._queued_rows += rows
         self._pace.arrived()

@@ -90,13 +90,14 @@ class DataPlane:
         response_headers: ResponseHeaders,
         model_type: ModelType = ModelType.PREDICTOR,
         size: int = 0,
+        request_id: str = "",
     ) -> Any:
         """Run the model's hooks on one request of ``size`` bytes; raises what they raise.
 
         Returns:
             The answer, or an awaitable of it if it must be waited for.
         """
-        return model.begin(payload, model_type, headers, response_headers, size)
+        return model.begin(payload, model_type, headers, response_headers, size, request_id)
 
     def model_names(self) -> Sequence[str]:
         """Registered models, in the order of registration, ready or not."""

@@ -158,8 +158,8 @@ class ModelThreads:
         self, queued_at: float | None, size: int | None, function: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
-        held = list(args)
-        future = Place(held, loop)
+        future = Place(loop=loop)
+        future.held = held = list(args)
         self._pending += 1
         self._queue.put(_Job(loop, future, contextvars.copy_context(), function, held, size, queued_at))
         return future

@@ -228,6 +228,7 @@ class Model:
         headers: Headers | None = None,
         response_headers: ResponseHeaders | None = None,
         size: int = 0,
+        request_id: str = "",
     ) -> Any:
         """Run the hooks as far as they go without waiting: what the server calls.
 
@@ -237,15 +238,21 @@ class Model:
             headers: of the request; not changed.
             response_headers: where hooks put theirs.
             size: bytes of the request; what a call costs grows with it.
+            request_id: what hooks get as the header ``x-request-id``.
 
         Returns:
             The answer, or an awaitable of it: a future, or a coroutine that wants a task of its own.
         """
-        if type(self).__call__ is not Model.__call__:  # the user's own walk
-            return self(body, model_type, headers, response_headers)
+        is_own_walk = type(self).__call__ is not Model.__call__
         plan = self._plan(model_type)
-        # A copy: hooks may change what they get, and requests with equal heads share it.
-        own_headers = dict(headers) if headers and plan.takes_headers else {}
+        own_headers: dict[str, str] = {}
+        if plan.takes_headers or is_own_walk:
+            # A copy: hooks may change what they get, and requests with equal heads share it.
+            own_headers.update(headers or {})
+            if request_id:
+                own_headers["x-request-id"] = request_id
+        if is_own_walk:
+            return self(body, model_type, own_headers, response_headers)
         walk = Walk(plan.steps, self._hook_runner, own_headers, response_headers, size)
         try:
             value = walk.go(body, 0)
@@ -256,10 +263,6 @@ class Model:
         if walk.position == len(plan.steps) and asyncio.isfuture(walk.waits_for):
             return walk.waits_for
         return walk.rest()
-
-    def takes_headers(self, model_type: ModelType) -> bool:
-        """Whether some hook of this verb wants to see the request's headers."""
-        return type(self).__call__ is not Model.__call__ or self._plan(model_type).takes_headers
 
     def attach_runner(self, runner: HookRunner) -> None:
         """Run this model's synchronous hooks on ``runner``. The server calls it at registration."""

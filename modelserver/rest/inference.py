@@ -106,7 +106,7 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         set_close_callback = getattr(self._connection, "set_close_callback", None)
         if set_close_callback is not None:
             set_close_callback(self.on_connection_close)
-        self._waits_for = asyncio.ensure_future(result)
+        self._waits_for = result if isinstance(result, asyncio.Future) else asyncio.ensure_future(result)
         assert self._backlog is not None
         self._backlog.enter()
         self._dataplane.deadlines.add(self)
@@ -134,11 +134,14 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
             body = inflate(body, coding, self._sizes.most_in)
             self._hold(len(body))
         payload = v1_json.decode_request(body, self._headers.get("content-type", ""), model.instances_dtype)
-        headers = self._headers
-        if model.takes_headers(self._model_type):
-            headers = request_ids.named(headers, request_ids.of(self._connection))
         return self._dataplane.infer(
-            model, payload, headers, self._response_headers, self._model_type, len(body)
+            model,
+            payload,
+            self._headers,
+            self._response_headers,
+            self._model_type,
+            len(body),
+            request_ids.of(self._connection),
         )
 
     def _drop(self) -> None:
