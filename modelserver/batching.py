@@ -183,9 +183,8 @@ class Batcher:
         self._queued_rows -= rows
         if batch and self._metrics is not None:
             self._metrics.batch_size.observe(rows)
-            now, observe = time.perf_counter(), self._metrics.queue_wait_seconds.observe
-            for waiting in batch:
-                observe(now - waiting.since)
+            moments = [waiting.since for waiting in batch]
+            self._metrics.queue_wait_seconds.observe_since(time.perf_counter(), moments)
         return batch
 
     def _run_inline(self, batch: list[_Waiting], size: int) -> None:

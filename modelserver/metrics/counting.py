@@ -11,6 +11,7 @@ would lose some.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from typing import TypeAlias
 
 from modelserver.metrics import families
@@ -69,6 +70,15 @@ class Histogram:
         """Count a value."""
         self._integers[self._counts_at + bisect_left(self._bounds, value)] += 1
         self._floats[self._at] += value
+
+    def observe_since(self, now: float, moments: Iterable[float]) -> None:
+        """Count for each of some moments how long ago it was; half the cost of as many calls of ``observe``."""
+        integers, counts_at, bounds, total = self._integers, self._counts_at, self._bounds, 0.0
+        for moment in moments:
+            value = now - moment
+            integers[counts_at + bisect_left(bounds, value)] += 1
+            total += value
+        self._floats[self._at] += total
 
     def observe_each(self, value: float, count: int) -> None:
         """Count a value ``count`` times: that of something several requests had in common."""

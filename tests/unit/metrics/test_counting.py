@@ -117,6 +117,16 @@ def test_what_several_requests_had_in_common_is_counted_for_each(memory):
     assert value(memory, "request_predict_seconds_sum", model_name="iris") == 1.0
 
 
+def test_how_long_several_requests_have_waited_is_counted_for_each(memory):
+    model = Metrics(memory).model("iris")
+    model.queue_wait_seconds.observe_since(10.0, [9.75, 9.5, 5.0])
+    seconds = "modelserver_queue_wait_seconds"
+    assert value(memory, f"{seconds}_bucket", model="iris", le="0.25") == 1
+    assert value(memory, f"{seconds}_bucket", model="iris", le="0.5") == 2
+    assert value(memory, f"{seconds}_bucket", model="iris", le="+Inf") == 3
+    assert value(memory, f"{seconds}_sum", model="iris") == 5.75
+
+
 def test_the_page_is_the_sum_of_all_processes(memory):
     for number in range(3):
         metrics = Metrics(memory, number)
