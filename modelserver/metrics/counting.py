@@ -72,7 +72,7 @@ class Histogram:
         self._floats[self._at] += value
 
     def observe_since(self, now: float, moments: Iterable[float]) -> None:
-        """Count for each of some moments how long ago it was; half the cost of as many calls of ``observe``."""
+        """Count for each of some moments how long ago it was, for half of what as many observations cost."""
         integers, counts_at, bounds, total = self._integers, self._counts_at, self._bounds, 0.0
         for moment in moments:
             value = now - moment
