@@ -16,15 +16,14 @@ model: the application knows stand-ins with their names, since plans and batcher
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from modelserver import launching
+from modelserver import launching, signals
 from modelserver.dataplane import DataPlane
 from modelserver.execution import ModelThreads
 from modelserver.http.limits import Limits
@@ -118,7 +117,8 @@ class _Loader(Service):
         server.is_draining = True  # each answer closes its connection: the next one reaches a worker
         await server.start([sock.dup() for sock in self.sockets])
         try:
-            with _stop_signals(asyncio.get_running_loop(), stop.set):
+            handlers = {signal.SIGTERM: stop.set, signal.SIGINT: stop.set}
+            with signals.handled_on_loop(asyncio.get_running_loop(), handlers):
                 loading = asyncio.ensure_future(self._load_all(models, threads))
                 stopping = asyncio.ensure_future(stop.wait())
                 await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -166,17 +166,3 @@ def _ends(before: frozenset[str]) -> bool:
             return False
         time.sleep(_POLL_S)
     return True
-
-
-@contextlib.contextmanager
-def _stop_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` on SIGTERM and SIGINT; afterwards they mean what they did before."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        loop.add_signal_handler(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)

@@ -12,7 +12,6 @@ import gc
 import logging
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from typing import Any
 
 import orjson
 
+from modelserver import signals
 from modelserver.errors import ModelLoadError, NoModelReady
 from modelserver.execution import ModelThreads
 from modelserver.http.limits import Limits
@@ -296,22 +296,16 @@ def _stop_signals(
         stop.set()
         stop_now.set()
 
-    numbers: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)
-    if orphaned is not None:
-        numbers = (signal.SIGTERM,)  # a terminal's signals are the supervisor's to act on
-    if threading.current_thread() is not threading.main_thread():
-        numbers = ()
-    for number in numbers:
-        loop.add_signal_handler(number, on_signal)
-    if orphaned is not None:
-        loop.add_reader(orphaned, on_orphaned)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+    # A terminal's signals are the supervisor's to act on, if there is one.
+    numbers = (signal.SIGTERM, signal.SIGINT) if orphaned is None else (signal.SIGTERM,)
+    with signals.handled_on_loop(loop, dict.fromkeys(numbers, on_signal)):
         if orphaned is not None:
-            loop.remove_reader(orphaned)
+            loop.add_reader(orphaned, on_orphaned)
+        try:
+            yield
+        finally:
+            if orphaned is not None:
+                loop.remove_reader(orphaned)
 
 
 def _described(model: Model) -> str:

@@ -15,10 +15,11 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from modelserver import signals
 from modelserver.metrics.counting import Metrics
 
 _log = logging.getLogger("modelserver.server")
@@ -36,6 +37,7 @@ _BACKOFF_FIRST_S, _BACKOFF_MOST_S = 0.1, 30.0
 _STEADY_S = 10.0  # a worker that was ready for this long starts again with the first back-off
 _START_ATTEMPTS = 5  # deaths in a row, without one worker ever ready, before the supervisor gives up
 _EXTRA_GRACE_S = 5.0  # a worker's own grace period ends first
+_PAUSE_S = 3.0  # the supervisor itself was stopped, and so, perhaps, were the workers: a machine that slept
 
 
 class Launch(Protocol):
@@ -112,6 +114,8 @@ class Supervisor:
         self._silent_s = silent_s
         self._most_silent_s = most_silent_s
         self._metrics = metrics
+        self._last_turn = time.monotonic()
+        self._trusted_from = 0.0
         self._to_replace: deque[tuple[_Worker, bool]] = deque()
         self._ever_ready = False
         self._stop_by: float | None = None
@@ -128,7 +132,7 @@ class Supervisor:
         Returns:
             0 after a clean stop; 1 if the workers could not start, or had to be killed.
         """
-        with self._signal_pipe() as wakeup:
+        with signals.handled(self._handlers()) as wakeup:
             while True:
                 self._reap()
                 self._act_on_signals()
@@ -281,14 +285,15 @@ class Supervisor:
     def _kill_silent(self) -> None:
         """Kill workers whose event loop stands still, and those that should have left."""
         now = time.monotonic()
+        if now - self._last_turn > _PAUSE_S:
+            self._trusted_from = now + _EXTRA_GRACE_S
+        self._last_turn = now
         for worker in self._workers:
             if worker.leave_by is not None and now > worker.leave_by:
                 worker.leave_by = now + _EXTRA_GRACE_S
                 _log.warning("Killing worker %d: it did not end within the grace period", worker.number)
                 self._signal(worker, signal.SIGKILL)
-            elif worker.pid is None or worker.ready_at is None or worker.is_killed or not self._most_silent_s:
-                continue
-            elif self._silent_s(worker.number) > self._most_silent_s:
+            elif self._is_stuck(worker) and now >= self._trusted_from:
                 worker.is_killed = True
                 _log.error(
                     "Killing worker %d (pid %d): its event loop has stood still for %.1f s",
@@ -297,6 +302,11 @@ class Supervisor:
                     self._silent_s(worker.number),
                 )
                 self._signal(worker, signal.SIGKILL)
+
+    def _is_stuck(self, worker: _Worker) -> bool:
+        if worker.pid is None or worker.ready_at is None or worker.is_killed or not self._most_silent_s:
+            return False
+        return self._silent_s(worker.number) > self._most_silent_s
 
     # -- ending
 
@@ -331,40 +341,24 @@ class Supervisor:
 
     # -- waiting
 
-    @contextlib.contextmanager
-    def _signal_pipe(self) -> Iterator[socket.socket]:
-        """Count the stop signals, and make any signal readable on the socket that is yielded."""
-        readable, writable = socket.socketpair()
-        readable.setblocking(False)
-        writable.setblocking(False)
-
-        def on_stop_signal(number: int, frame: object) -> None:
+    def _handlers(self) -> signals.Handlers:
+        def on_stop() -> None:
             self._signals += 1
 
-        def on_hangup(number: int, frame: object) -> None:
+        def on_hangup() -> None:
             if sys.stderr is not None and sys.stderr.isatty():
                 self._signals += 1
             else:
                 self._reload = True
 
-        handlers = {
-            signal.SIGTERM: on_stop_signal,
-            signal.SIGINT: on_stop_signal,
+        return {
+            signal.SIGTERM: on_stop,
+            signal.SIGINT: on_stop,
             signal.SIGHUP: on_hangup,
             # Only so that a child's end interrupts the wait; it is reaped by its own id, so that the
             # children of the user's program are left to the user's program.
-            signal.SIGCHLD: lambda number, frame: None,
+            signal.SIGCHLD: lambda: None,
         }
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-        wakeup_before = signal.set_wakeup_fd(writable.fileno(), warn_on_full_buffer=False)
-        try:
-            yield readable
-        finally:
-            signal.set_wakeup_fd(wakeup_before)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            readable.close()
-            writable.close()
 
     def _wait(self, wakeup: socket.socket) -> None:
         channels = {w.channel: w for w in self._workers if w.channel is not None}

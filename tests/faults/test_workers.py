@@ -154,6 +154,21 @@ def test_an_event_loop_that_stands_still_has_its_worker_replaced(faulty):
         assert answers(server)
 
 
+# row 3, 56: a machine that slept, or a virtual one that was paused
+def test_workers_that_stood_still_with_the_supervisor_are_not_killed(faulty):
+    with faulty("--supervise", "true", "--timeout", "0.5") as server:
+        (worker,) = ready(server, 1).workers()
+        os.kill(worker, signal.SIGSTOP)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        time.sleep(4)  # the pause itself
+        os.kill(server.process.pid, signal.SIGCONT)
+        time.sleep(1.5)  # the supervisor looks at least once
+        os.kill(worker, signal.SIGCONT)
+        assert answers(server)
+        assert server.workers() == [worker]
+        assert "stood still" not in server.text()
+
+
 # row 9, and 3
 @pytest.mark.parametrize("action", ["sleep", "spin"])
 def test_a_predict_that_never_returns_has_its_worker_replaced(faulty, action):
