@@ -5,7 +5,6 @@ logarithm of a class's probability is a sum with one term per measurement: the e
 """
 
 import asyncio
-import uuid
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -40,7 +39,7 @@ class WineModel(modelserver.Model):
         `async def`: while it waits for the look-ups, the server does other work. Here they read a file in a
         thread; they could as well ask a data base or another service.
         """
-        response_headers["x-request-id"] = headers.get("x-request-id") or str(uuid.uuid4())
+        response_headers["x-tasting"] = headers.get("x-tasting", "unnamed")
         instances = payload.get("instances") if isinstance(payload, dict) else None
         if not isinstance(instances, list) or not instances:
             raise InvalidInput('Expected {"instances": [...]} with at least one instance')
