@@ -207,7 +207,8 @@ class Batcher:
             self._go_on()
 
     async def _try_elsewhere(self, batch: list[_Waiting], size: int) -> None:
-        batch = [waiting for waiting in batch if not waiting.future.done()]  # some may have left since
+        # Some may have left since; after a call that took too long, all of them.
+        batch = [waiting for waiting in batch if not waiting.future.done()]
         if not batch:
             return
         try:
@@ -229,11 +230,9 @@ def _items(batch: list[_Waiting]) -> list[Any]:
 def _halves_or_fail(batch: list[_Waiting], error: BaseException) -> tuple[list[_Waiting], ...]:
     """What to try next: two smaller batches; or nothing, if the item is alone and the error its own.
 
-    A function that does not keep items apart fails for all of them: cutting would only hide it. Who waits no
-    more is left out: after a call that took too long, that may be all.
+    A function that does not keep items apart fails for all of them: cutting would only hide it.
     """
-    batch = [waiting for waiting in batch if not waiting.future.done()]
-    if len(batch) <= 1 or isinstance(error, PredictionCountError):
+    if len(batch) == 1 or isinstance(error, PredictionCountError):
         for waiting in batch:
             _fail(waiting, error)
         return ()

@@ -243,16 +243,10 @@ class Model:
         Returns:
             The answer, or an awaitable of it: a future, or a coroutine that wants a task of its own.
         """
-        is_own_walk = type(self).__call__ is not Model.__call__
+        if type(self).__call__ is not Model.__call__:  # the user's own walk
+            return self(body, model_type, _own_headers(headers, request_id), response_headers)
         plan = self._plan(model_type)
-        own_headers: dict[str, str] = {}
-        if plan.takes_headers or is_own_walk:
-            # A copy: hooks may change what they get, and requests with equal heads share it.
-            own_headers.update(headers or {})
-            if request_id:
-                own_headers["x-request-id"] = request_id
-        if is_own_walk:
-            return self(body, model_type, own_headers, response_headers)
+        own_headers = _own_headers(headers, request_id) if plan.takes_headers else {}
         walk = Walk(plan.steps, self._hook_runner, own_headers, response_headers, size)
         try:
             value = walk.go(body, 0)
@@ -309,3 +303,11 @@ class Model:
         """Whether the hook is the default that returns its argument: nothing to call."""
         own = getattr(getattr(self, name), "__func__", None)
         return own in (Model.preprocess, Model.postprocess)
+
+
+def _own_headers(headers: Headers | None, request_id: str) -> dict[str, str]:
+    """A copy: hooks may change what they get, and requests with equal heads share it."""
+    own = dict(headers or {})
+    if request_id:
+        own["x-request-id"] = request_id
+    return own

@@ -46,15 +46,6 @@ def is_sane(given: str) -> bool:
     return 0 < len(given) <= _LONGEST and given.isascii() and given.isprintable() and " " not in given
 
 
-def named(fields: Mapping[str, str], request_id: str) -> Mapping[str, str]:
-    """The fields of a request, by lower-case name, as if its client had sent this name with it."""
-    if fields.get("x-request-id") == request_id:
-        return fields
-    own = dict(fields)  # requests with equal heads share the fields
-    own["x-request-id"] = request_id
-    return own
-
-
 def of(connection: object) -> str:
     """The name of the request that came on a connection; empty where it has none."""
     return getattr(connection, "request_id", "")

@@ -251,6 +251,24 @@ def test_a_model_of_rows_wants_instances_and_takes_bytes_as_they_are():
     assert call(Typed("m"), b"bytes") == b"bytes"
 
 
+@pytest.mark.parametrize("given", [{"host": "h"}, {"host": "h", "x-request-id": "the client's own"}])
+def test_hooks_see_the_name_of_their_request_and_the_fields_of_others_stay(given):
+    class Hook(Model):
+        def predict(self, payload, headers):
+            return headers
+
+    class OwnWalk(Model):
+        async def __call__(self, body, model_type, headers, response_headers):
+            return headers
+
+    before = dict(given)
+    for model in (Hook("m"), OwnWalk("m")):
+        seen = model.begin({}, headers=given, request_id="made-1")
+        seen = asyncio.run(seen) if asyncio.iscoroutine(seen) else seen
+        assert seen == {"host": "h", "x-request-id": "made-1"}
+    assert given == before
+
+
 def test_default_load_makes_the_model_ready():
     model = Model("m")
     assert not model.ready
