@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import certificates
 import pytest
 from harness import Training, serving
 
@@ -31,3 +32,18 @@ def trained_pytorch(tmp_path_factory):
 def trained_tensorflow(tmp_path_factory):
     """The TensorFlow iris model, trained and packed by its example."""
     return Training("iris_tensorflow", tmp_path_factory.mktemp("iris_tensorflow"), "iris.tar.gz")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Two certificates with their keys, each signed by itself."""
+    folder = tmp_path_factory.mktemp("certificates")
+    return [certificates.make(folder, name) for name in ("first", "second")]
+
+
+@pytest.fixture
+def pair(pairs, tmp_path):
+    """A copy of the first that a test may replace."""
+    mine = certificates.Pair(tmp_path / "tls.crt", tmp_path / "tls.key")
+    mine.replace(pairs[0])
+    return mine

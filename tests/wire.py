@@ -70,6 +70,13 @@ def read_answer(sock: socket.socket, method: str = "POST") -> Answer:
         response.close()
 
 
+def answer_to(server: Server, body: bytes, model: str = "echo", *fields: str) -> Answer:
+    """The answer to one predict, on a connection of its own."""
+    with connect(server.port) as sock:
+        send_all(sock, post(body, f"/v1/models/{model}:predict", *fields))
+        return read_answer(sock)
+
+
 def until_closed(sock: socket.socket) -> bytes:
     """Everything that comes until the server closes; a reset ends it too."""
     got = bytearray()

@@ -2,6 +2,7 @@
 
 import pytest
 from harness import serving
+from wire import hostile_server
 
 
 @pytest.fixture
@@ -16,3 +17,10 @@ def faulty(programs, tmp_path):
         )
 
     return start
+
+
+@pytest.fixture(scope="module", params=["1", "2"], ids=["one worker", "two workers"])
+def server(request, tmp_path_factory):
+    """programs/hostile.py, with one worker and with two."""
+    with hostile_server(tmp_path_factory.mktemp("hostile"), "--workers", request.param) as running:
+        yield running

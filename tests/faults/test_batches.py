@@ -8,15 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from harness import serving
-from wire import connect, hostile_server, post, read_answer
+from wire import connect, post, read_answer
 
 ROW = [6.8, 2.8, 4.8, 1.4]
-
-
-@pytest.fixture(scope="module", params=["1", "2"], ids=["one worker", "two workers"])
-def server(request, tmp_path_factory):
-    with hostile_server(tmp_path_factory.mktemp("batches"), "--workers", request.param) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

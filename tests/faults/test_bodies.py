@@ -7,16 +7,15 @@ import pytest
 from wire import (
     GOOD,
     MIB,
+    answer_to,
     assert_serves,
     bystanders,
     connect,
     cpu_s,
     head,
-    hostile_server,
     log_lines,
     peak_growth,
     post,
-    read_answer,
     send_all,
     statuses,
     talk,
@@ -30,18 +29,6 @@ MODELS = (
     "echo",
     "numbers",
 )  # lists as they are; and rows as one array, by the short cut where they are large
-
-
-@pytest.fixture(scope="module", params=["1", "2"], ids=["one worker", "two workers"])
-def server(request, tmp_path_factory):
-    with hostile_server(tmp_path_factory.mktemp("bodies"), "--workers", request.param) as running:
-        yield running
-
-
-def answer_to(server, body, model="echo", *fields):
-    with connect(server.port) as sock:
-        send_all(sock, post(body, f"/v1/models/{model}:predict", *fields))
-        return read_answer(sock)
 
 
 def strict(text):

@@ -4,35 +4,22 @@ import gzip
 import zlib
 
 import pytest
+import wire
 from wire import (
     GOOD,
     GOOD_ANSWER,
     MIB,
     bystanders,
-    connect,
     cpu_s,
-    hostile_server,
     peak_growth,
-    post,
-    read_answer,
-    send_all,
 )
 
 LIMIT = 10 * MIB
 SPARE = 12 * MIB  # what a process takes besides: buffers, and what the allocator keeps
 
 
-@pytest.fixture(scope="module", params=["1", "2"], ids=["one worker", "two workers"])
-def server(request, tmp_path_factory):
-    with hostile_server(tmp_path_factory.mktemp("gzip"), "--workers", request.param) as running:
-        yield running
-
-
 def answer_to(server, body, model="echo", *fields):
-    with connect(server.port) as sock:
-        fields = (*fields, "Content-Encoding: gzip")
-        send_all(sock, post(body, f"/v1/models/{model}:predict", *fields))
-        return read_answer(sock)
+    return wire.answer_to(server, body, model, *fields, "Content-Encoding: gzip")
 
 
 def deflated(size, blank=b" "):

@@ -16,7 +16,6 @@ from wire import (
     connect,
     cpu_s,
     head,
-    hostile_server,
     log_lines,
     peak_growth,
     post,
@@ -29,12 +28,6 @@ from wire import (
 
 SMUGGLED = head("/smuggled", method="GET")
 CHUNKED = "Transfer-Encoding: chunked"
-
-
-@pytest.fixture(scope="module", params=["1", "2"], ids=["one worker", "two workers"])
-def server(request, tmp_path_factory):
-    with hostile_server(tmp_path_factory.mktemp("framing"), "--workers", request.param) as running:
-        yield running
 
 
 def chunks(*pieces):

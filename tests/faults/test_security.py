@@ -11,7 +11,6 @@ import ssl
 import time
 from pathlib import Path
 
-import certificates
 import pytest
 from harness import run, serving, wait_until
 from wire import connect, head, post, read_answer, statuses, talk, until_closed
@@ -21,20 +20,6 @@ GOOD = post(b'{"instances":[1]}', PREDICT)
 KEY = "k-3f9a7c51e2"
 LOOPS = {"uvloop": {}, "asyncio": {"NO_UVLOOP": "1"}}
 SEVERAL = {"one": [], "supervised": ["--supervise", "true"], "two": ["--workers", "2"]}
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("certificates")
-    return [certificates.make(folder, name) for name in ("first", "second")]
-
-
-@pytest.fixture
-def pair(pairs, tmp_path):
-    """A copy of the first that a test may replace."""
-    mine = certificates.Pair(tmp_path / "tls.crt", tmp_path / "tls.key")
-    mine.replace(pairs[0])
-    return mine
 
 
 @pytest.fixture

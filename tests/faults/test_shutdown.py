@@ -5,11 +5,11 @@ import http.client
 import json
 import signal
 import socket
-import threading
 import time
 from pathlib import Path
 
 import pytest
+from clients import Clients
 from harness import request, serving, wait_until
 
 GOOD = {"instances": ["good"]}
@@ -92,31 +92,18 @@ def test_a_second_signal_ends_at_once_with_1_and_leaves_no_orphan(faulty, worker
         assert call.exception() is not None
 
 
-class Traffic:
-    """Clients that ask without a break; each answer must be right, and nobody may be turned away."""
+class Traffic(Clients):
+    """Each answer must be right, and nobody may be turned away."""
 
-    def __init__(self, server, clients):
-        self.server = server
-        self.wrong = []
-        self.right = 0
+    def __init__(self, server, count):
+        super().__init__(server, count)
         self.pids = set()
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(i % 2 == 0,)) for i in range(clients)]
 
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *args):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self, keeps):
+    def ask(self, number):
         """On one connection as long as the server keeps it, or on a new one for each request."""
+        keeps = number % 2 == 0
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)
-        while not self._stop.is_set():
+        while not self.stop.is_set():
             try:
                 connection.request("POST", "/v1/models/model:predict", json.dumps(GOOD))
                 response = connection.getresponse()

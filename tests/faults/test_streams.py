@@ -10,7 +10,6 @@ from wire import (
     bystanders,
     connect,
     head,
-    hostile_server,
     log_lines,
     post,
     read_answer,
@@ -18,12 +17,6 @@ from wire import (
 )
 
 PIECES = b"".join(b"piece %d;" % number for number in range(5))
-
-
-@pytest.fixture(scope="module", params=["1", "2"], ids=["one worker", "two workers"])
-def server(request, tmp_path_factory):
-    with hostile_server(tmp_path_factory.mktemp("streams"), "--workers", request.param) as running:
-        yield running
 
 
 def test_a_stream_that_does_not_fail_is_whole(server):

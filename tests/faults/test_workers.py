@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from clients import Clients
 from harness import run, wait_until
 
 GOOD = {"instances": ["good"]}
@@ -35,30 +36,17 @@ def answers(server, body=GOOD, model="model"):
     return response.status == 200 and response.json()["predictions"] == body["instances"]
 
 
-class Clients:
-    """Sixteen clients that keep their connections and ask one after another, until the block ends."""
+class Keeping(Clients):
+    """Clients that keep their connections as long as the server does; requests may be lost."""
 
-    def __init__(self, server):
-        self.server = server
-        self.wrong = []
-        self.right = self.lost = 0
-        self._stop = threading.Event()
+    def __init__(self, server, count):
+        super().__init__(server, count)
+        self.lost = 0
         self._lock = threading.Lock()
 
-    def __enter__(self):
-        self._threads = [threading.Thread(target=self._ask, args=(i,)) for i in range(16)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *args):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self, number):
+    def ask(self, number):
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)
-        while not self._stop.is_set():
+        while not self.stop.is_set():
             text = f"good-{number}"
             try:
                 connection.request("POST", "/v1/models/model:predict", json.dumps({"instances": [text]}))
@@ -81,7 +69,7 @@ class Clients:
 def test_a_killed_worker_costs_its_own_requests_only(faulty):
     with faulty("--workers", "2") as server:
         before = ready(server) and server.workers()
-        with Clients(server) as clients:
+        with Keeping(server, 16) as clients:
             wait_until(lambda: clients.right > 100)
             os.kill(before[0], signal.SIGKILL)
             wait_until(lambda: len(set(server.workers()) - set(before)) == 1, 20, "a new worker")

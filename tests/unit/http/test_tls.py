@@ -19,20 +19,6 @@ GET = b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"
 
 
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("certificates")
-    return [certificates.make(folder, name) for name in ("first", "second")]
-
-
-@pytest.fixture
-def pair(pairs, tmp_path):
-    """A copy of the first that a test may replace."""
-    mine = certificates.Pair(tmp_path / "tls.crt", tmp_path / "tls.key")
-    mine.replace(pairs[0])
-    return mine
-
-
 @pytest.fixture
 def certificate(pair):
     return Certificate(str(pair.certfile), str(pair.keyfile))
