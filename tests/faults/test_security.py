@@ -413,7 +413,10 @@ def processes(server):
 
 
 def socket_inodes(pids):
-    links = [str(fd.readlink()) for pid in pids for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    links = []
+    for descriptor in [each for pid in pids for each in Path(f"/proc/{pid}/fd").iterdir()]:
+        with contextlib.suppress(FileNotFoundError):  # it was closed between the listing and the look
+            links.append(str(descriptor.readlink()))
     return {int(found[1]) for link in links if (found := re.fullmatch(r"socket:\[(\d+)\]", link))}
 
 
