@@ -17,10 +17,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ArchiveError": "errors",
+    "BatchingParameters": "predictor",
     "HookNotImplemented": "errors",
     "InferenceError": "errors",
     "InvalidInput": "errors",
+    "LoggedCall": "tensorflow_serving.warm_up_log",
     "Model": "model",
+    "ModelFolder": "repository.versions",
     "ModelLoadError": "errors",
     "ModelNotFound": "errors",
     "ModelNotReady": "errors",
@@ -40,8 +43,13 @@ _HOMES = {
     "StartError": "errors",
     "UnsupportedMediaType": "errors",
     "UnsupportedProtocol": "errors",
+    "TensorRequest": "messages",
+    "TensorResponse": "messages",
+    "VersionPolicy": "repository.versions",
     "array_from_json": "tensors",
+    "batching_parameters": "tensorflow_serving.config_files",
     "errors": "",
+    "logged_calls": "tensorflow_serving.warm_up_log",
     "model": "",
     "model_server": "",
     "parser": "model_server",
@@ -50,10 +58,13 @@ _HOMES = {
 
 __all__ = [
     "ArchiveError",
+    "BatchingParameters",
     "HookNotImplemented",
     "InferenceError",
     "InvalidInput",
+    "LoggedCall",
     "Model",
+    "ModelFolder",
     "ModelLoadError",
     "ModelNotFound",
     "ModelNotReady",
@@ -71,11 +82,16 @@ __all__ = [
     "ServerOverloaded",
     "Settings",
     "StartError",
+    "TensorRequest",
+    "TensorResponse",
     "UnsupportedMediaType",
     "UnsupportedProtocol",
+    "VersionPolicy",
     "__version__",
     "array_from_json",
+    "batching_parameters",
     "errors",
+    "logged_calls",
     "model",
     "model_server",
     "parser",
@@ -106,11 +122,15 @@ if TYPE_CHECKING:
         UnsupportedMediaType,
         UnsupportedProtocol,
     )
+    from modelserver.messages import TensorRequest, TensorResponse
     from modelserver.model import Model, ModelType
     from modelserver.model_server import ModelServer
-    from modelserver.predictor import Predictor, warm_up
+    from modelserver.predictor import BatchingParameters, Predictor, warm_up
     from modelserver.repository.model_repository import ModelRepository
+    from modelserver.repository.versions import ModelFolder, VersionPolicy
     from modelserver.settings import Settings
+    from modelserver.tensorflow_serving.config_files import batching_parameters
+    from modelserver.tensorflow_serving.warm_up_log import LoggedCall, logged_calls
     from modelserver.tensors import array_from_json
 
     parser: argparse.ArgumentParser

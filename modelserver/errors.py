@@ -4,7 +4,9 @@
     +-- InvalidInput                400  the request is wrong; say what was got and what was wanted
     +-- PayloadTooLarge             413  the body passes --max_buffer_size
     +-- UnsupportedMediaType        415  the body has a Content-Encoding that is not taken
+    |   +-- UnknownLabel            400  no available version of the model has that label
     +-- ModelNotFound               404
+    |   +-- VersionNotFound         404  the model has no such version, or it is not available
     +-- ModelNotReady               503
     +-- ModelOverloaded             503  too many requests wait for the model
     +-- ModelTimeout                504  the model took longer than --timeout
@@ -82,6 +84,21 @@ class ModelNotFound(ModelServerError):
     def __init__(self, model_name: str) -> None:
         super().__init__(f"Model with name {model_name} does not exist.")
         self.model_name = model_name
+
+
+class VersionNotFound(ModelNotFound):
+    """The model has no such version, or it is not available. The text is TensorFlow Serving's."""
+
+    def __init__(self, model_name: str, version: int) -> None:
+        ModelServerError.__init__(self, f"Servable not found for request: Specific({model_name}, {version})")
+        self.model_name = model_name
+
+
+class UnknownLabel(InvalidInput):
+    """No available version of the model has that label. The text is TensorFlow Serving's."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__(f"Unrecognized servable version label: {label}")
 
 
 class ModelNotReady(ModelServerError):

@@ -164,6 +164,11 @@ class ModelThreads:
         self._queue.put(_Job(loop, future, contextvars.copy_context(), function, held, size, queued_at))
         return future
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call runs or waits."""
+        return not self._pending
+
     def give_up_hung(self, limit_s: float) -> int:
         """Give up each thread whose call for a request has run for ``limit_s``, and start another for it.
 

@@ -30,12 +30,13 @@ from modelserver import logs
 from modelserver.errors import StartError
 from modelserver.load_board import LoadBoard
 from modelserver.metrics.memory import MetricMemory
+from modelserver.model_board import ModelBoard
 
 _log = logging.getLogger("modelserver.server")
 
 HANDOVER = "MODELSERVER_WORKER_HANDOVER"
 """Environment variable that tells a script run again that it is a worker:
-``ppid:number:others_serve:board:metrics:channel:sockets``."""
+``ppid:number:others_serve:grpc_port:board:metrics:models:channel:sockets``."""
 
 EXIT_CRASHED = 70
 
@@ -62,6 +63,12 @@ class Handover:
 
     metrics: MetricMemory
     """What each worker counts, written by all and read by all."""
+
+    models: ModelBoard
+    """Which models each worker has, written by all and read by all."""
+
+    grpc_port: int = 0
+    """The port that was reserved for gRPC; 0: none."""
 
     others_serve: bool = False
     """Other workers answer meanwhile: accept nothing before the models are loaded."""
@@ -188,9 +195,10 @@ def rerun_script(handover: Handover, environ: Mapping[str, str] | None = None) -
             "is no script to run again. Save the program to a file, or use workers=1 without supervise."
         )
     sockets = (handover.channel, *handover.sockets)
-    memory = (handover.board.fileno, handover.metrics.fileno)
+    memory = (handover.board.fileno, handover.metrics.fileno, handover.models.fileno)
     descriptors = [*memory, *(sock.fileno() for sock in sockets)]
-    told = ":".join(map(str, (os.getpid(), handover.number, int(handover.others_serve), *descriptors)))
+    numbers = (os.getpid(), handover.number, int(handover.others_serve), handover.grpc_port)
+    told = ":".join(map(str, (*numbers, *descriptors)))
     process = subprocess.Popen(  # noqa: S603 - the very command that started this process
         [sys.executable, *sys.orig_argv[1:]],
         env={**os.environ, **(environ or {}), HANDOVER: told},
@@ -214,13 +222,15 @@ def take_handover() -> Handover | None:
         return None
     for signal_number in SUPERVISORS_SIGNALS:
         signal.signal(signal_number, signal.SIG_IGN)
-    _, number, others_serve, board, metrics, channel, *sockets = map(int, told.split(":"))
+    _, number, others_serve, grpc_port, board, metrics, models, channel, *sockets = map(int, told.split(":"))
     return Handover(
         number,
         socket.socket(fileno=channel),
         [socket.socket(fileno=fileno) for fileno in sockets],
         LoadBoard.attached(board),
         MetricMemory.attached(metrics),
+        ModelBoard.attached(models),
+        grpc_port,
         bool(others_serve),
     )
 

@@ -11,7 +11,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Mapping, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from modelserver.errors import HookNotImplemented, InferenceError, InvalidInput
 from modelserver.hooks import (
@@ -19,25 +19,40 @@ from modelserver.hooks import (
     Headers,
     Hook,
     HookRunner,
+    MayJoin,
     Plan,
     ResponseHeaders,
     Step,
     Walk,
     is_async,
 )
+from modelserver.messages import signature_definition
 from modelserver.protocols import v1_rows
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-_PLANS = ("_predict_plan", "_explain_plan")
-
 
 class ModelType(Enum):
-    """What a request asks of the model: its prediction or an explanation."""
+    """What a request asks of the model."""
 
     EXPLAINER = 1
     PREDICTOR = 2
+    CLASSIFIER = 3
+    REGRESSOR = 4
+
+    @property
+    def verb(self) -> str:
+        """The word in the URL, and the name of the hook."""
+        return _VERBS[self]
+
+
+_VERBS = {
+    ModelType.EXPLAINER: "explain",
+    ModelType.PREDICTOR: "predict",
+    ModelType.CLASSIFIER: "classify",
+    ModelType.REGRESSOR: "regress",
+}
 
 
 class Model:
@@ -80,12 +95,32 @@ class Model:
     """With ``max_batch_size``: how long, in milliseconds, a request may wait for others while the model is
     idle. 0, the default: requests share a call if they wait anyway, and nobody waits for company."""
 
+    may_join: MayJoin | None = None
+    """With ``max_batch_size``: says of a request whether it may share a call, with others that look like it.
+    ``None``, the default: any may that has ``instances``, and no ``TensorRequest``."""
+
     instances_dtype: DTypeLike | None = None
     """Set it to a numpy dtype or its name (``"float32"``) for a model whose instances are rows of numbers:
     ``payload["instances"]`` is then one ``ndarray`` of it, shape ``(rows, ...)``, and anything else is
     refused with 400. ``"number"``: int64 if all are written as integers, else float32. A large body becomes
     an array as it is read, several times as fast as by way of lists; any other one does in the default
     ``validate``, so ``preprocess`` and a ``validate`` of your own get either."""
+
+    json_rules: Literal["kserve", "tensorflow_serving"] = "kserve"
+    """Whose rules a V1 body follows. ``"tensorflow_serving"``: a body is JSON whatever its Content-Type, and
+    ``NaN`` and ``Infinity`` are read and written as such (``protocols.tfs_json``). ``"kserve"``: they are
+    refused in a request, and ``null`` in an answer."""
+
+    takes_tensors: bool = False
+    """Whether ``predict`` takes a ``TensorRequest``, which gRPC requests are, and answers with a
+    ``TensorResponse``. Else such a request comes as a V1 body, ``{"instances": array}``."""
+
+    version: int | None = None
+    """The number of the version that this is, where the model comes from a folder of versions."""
+
+    warm_up_s: float | None = None
+    """Seconds that the last ``load`` spent on answering requests of its own, for the metrics; ``None``: it
+    answered none."""
 
     def __init__(self, name: str, return_response_headers: bool = False) -> None:
         self.name = name
@@ -168,6 +203,22 @@ class Model:
         """
         raise HookNotImplemented("Could not find explainer_host.")
 
+    def classify(self, payload: Any, *args: Any, **kwargs: Any) -> Any:
+        """Answer ``:classify``, TensorFlow Serving's verb for ``{"examples": [...]}``. Default: 501.
+
+        Returns:
+            ``{"results": [[[label, score], ...], ...]}``.
+        """
+        raise HookNotImplemented(f"Model {self.name} does not classify examples: call :predict.")
+
+    def regress(self, payload: Any, *args: Any, **kwargs: Any) -> Any:
+        """Answer ``:regress``, TensorFlow Serving's verb for ``{"examples": [...]}``. Default: 501.
+
+        Returns:
+            ``{"results": [value, ...]}``.
+        """
+        raise HookNotImplemented(f"Model {self.name} has no regression for examples: call :predict.")
+
     def postprocess(self, response: Any, *args: Any, **kwargs: Any) -> Any:
         """Turn the prediction into the answer. Default: unchanged.
 
@@ -193,6 +244,15 @@ class Model:
     def get_output_types(self) -> Sequence[Mapping[str, Any]]:
         """The outputs, described as the inputs are."""
         return []
+
+    def signature_definitions(self) -> Mapping[str, Any]:
+        """The signatures, as TensorFlow Serving's ``/metadata`` shows them: ``{name: SignatureDef}``, in the
+        JSON form of protocol buffers.
+
+        Default: one, ``serving_default``, made of ``get_input_types`` and ``get_output_types``.
+        """
+        inputs, outputs = self.get_input_types(), self.get_output_types()
+        return {"serving_default": signature_definition(inputs, outputs)} if inputs or outputs else {}
 
     def example_request(self) -> dict[str, Any] | None:
         """A V1 request body that the loaded model can answer, for the curl line shown at start-up.
@@ -283,20 +343,25 @@ class Model:
         return cast(HookRunner, self.__dict__.get("_runner", IN_PLACE))
 
     def _plan(self, model_type: ModelType) -> Plan:
-        attribute = _PLANS[model_type is ModelType.EXPLAINER]
-        plan: Plan | None = self.__dict__.get(attribute)
+        plans: dict[ModelType, Plan] = self.__dict__.setdefault("_plans", {})
+        plan = plans.get(model_type)
         if plan is None:
-            action = "explain" if model_type is ModelType.EXPLAINER else "predict"
-            names = ("preprocess", "validate", action, "postprocess")
+            names = ("preprocess", "validate", model_type.verb, "postprocess")
             steps = [self._step(name) for name in names if not self._passes_through(name)]
-            plan = self.__dict__[attribute] = Plan.of(steps)
+            plan = plans[model_type] = Plan.of(steps)
         return plan
 
     def _step(self, name: str) -> Step:
         hook, runner = getattr(self, name), self._hook_runner
         step = Step.of(hook, is_default=getattr(hook, "__module__", None) == __name__)
         if name == "predict" and self.max_batch_size > 1:
-            return step.joined(runner, self.max_batch_size, self.max_latency_ms / 1000, runner.observer(name))
+            return step.joined(
+                runner,
+                self.max_batch_size,
+                self.max_latency_ms / 1000,
+                runner.observer(name),
+                self.may_join,
+            )
         return step.timed(runner.observer(name))
 
     def _passes_through(self, name: str) -> bool:

@@ -25,10 +25,13 @@ from modelserver.load_board import LoadBoard, Slot
 from modelserver.metrics.counting import Metrics
 from modelserver.metrics.memory import MetricMemory
 from modelserver.model import Model
+from modelserver.model_board import ModelBoard
 from modelserver.repository.model_repository import ModelRepository
+from modelserver.repository.versions import Configuration, ModelFolder
 from modelserver.rest.access import Access
 from modelserver.rest.coding import BodySizes
 from modelserver.rest.routes import Application
+from modelserver.rpc import server as rpc
 from modelserver.serving import Service
 from modelserver.settings import Settings, argument_parser, resolve
 from modelserver.watching import hung_after_s
@@ -39,7 +42,7 @@ _BACKLOG = 1024
 
 KSERVE_ONLY = frozenset(
     (
-        "grpc_port", "max_threads", "enable_grpc", "enable_docs_url", "enable_latency_logging",
+        "max_threads", "enable_docs_url", "enable_latency_logging",
         "log_config_file", "access_log_format", "event_loop", "predictor_config",
     )
 )  # fmt: skip
@@ -85,14 +88,20 @@ class ModelServer:
         self._lifecycle = Lifecycle()
         self._metrics: Metrics | None = None  # where this process counts, once that is known
         self._sockets: list[socket.socket] = []
+        self._configuration: Configuration | None = None
+        self._grpc_socket: socket.socket | None = None
 
-    def register_model(self, model: Model) -> None:
+    def register_model(self, model: Model | ModelFolder) -> None:
         """Add a model under its name.
 
         Raises:
-            TypeError: not a ``Model``.
+            TypeError: not a ``Model`` or ``ModelFolder``.
             StartError: the model has no name.
+            ModelLoadError: a folder that holds nothing to serve.
         """
+        if isinstance(model, ModelFolder):
+            self.registered_models.add_folder(model)
+            return
         if not isinstance(model, Model):
             raise TypeError(f"start() takes Model instances, got {type(model).__name__}")
         if not model.name:
@@ -122,6 +131,8 @@ class ModelServer:
             access_log_probes=settings.access_log_probes,
             access=self._guards[0],
             metrics=metrics,
+            monitoring_path=settings.monitoring_path,
+            enable_cors=settings.enable_cors,
         )
 
     @cached_property
@@ -141,15 +152,25 @@ class ModelServer:
         scheme = "http" if certificate is None else "https"
         if not self._sockets and not launching.is_worker():  # a worker is handed its supervisor's
             self._sockets = _listen(self.settings)
-            _log.info("Listening on %s", ", ".join(_address(scheme, sock) for sock in self._sockets))
+            addresses = [_address(scheme, sock) for sock in self._sockets]
+            if self.settings.enable_grpc:
+                self._grpc_socket = rpc.reserve(self.settings.host, self.settings.grpc_port)
+                addresses.append(_address("grpc", self._grpc_socket))
+            _log.info("Listening on %s", ", ".join(addresses))
         return self._sockets
 
-    def start(self, models: Sequence[Model] = ()) -> None:
+    def start(
+        self, models: Sequence[Model | ModelFolder] = (), configuration: Configuration | None = None
+    ) -> None:
         """Serve ``models`` until SIGTERM or SIGINT, then finish what is in flight and return.
 
         With one worker everything happens in this process. With more, this process supervises. Models that
         are ready are inherited; a model that is not ready is loaded inside each worker, or before the first
         one if it has an attribute ``loads_before_fork`` that is true, as PyTorch models on the CPU have.
+
+        Args:
+            models: what to serve; a ``ModelFolder`` for one with versions.
+            configuration: says which folders of versions to serve, where that may change while serving.
 
         Raises:
             SystemExit: with a message and status 1 if the server cannot start (port in use, nothing to
@@ -163,9 +184,10 @@ class ModelServer:
             _log.warning("Arguments that do nothing here: %s", ", ".join(self._ignored))
         if isinstance(models, Model | str | dict):
             raise TypeError(f"start() takes a list of models, got {type(models).__name__}")
-        for model in models:
-            self.register_model(model)
+        self._configuration = configuration
         try:
+            for model in models:
+                self.register_model(model)
             status = self._run()
         except (StartError, ModelLoadError) as error:
             logs.flush()  # what was logged before stands above the last line
@@ -198,16 +220,17 @@ class ModelServer:
             )
         if outcome is preloading.Outcome.STOPPED:
             return 0
-        board = LoadBoard(count + 1)
+        board, models = LoadBoard(count + 1), ModelBoard(count + 1)
         metrics = Metrics(memory, MetricMemory.SUPERVISOR)
 
         def on_end(number: int) -> None:
             board.clear(number)
+            models.publish(number, b"")
             metrics.worker_ended(number)
 
         supervisor = workers.Supervisor(
             count,
-            self._launcher(sockets, board, memory, can_fork=outcome is preloading.Outcome.FORK),
+            self._launcher(sockets, board, memory, models, can_fork=outcome is preloading.Outcome.FORK),
             self.settings.grace_period,
             on_stop=self._close_sockets,
             on_end=on_end,
@@ -220,15 +243,31 @@ class ModelServer:
     def _serve_alone(self, sockets: Sequence[socket.socket]) -> int:
         metrics = Metrics()
         metrics.workers.set(1)
-        service = self._service(sockets, announce=True, metrics=metrics if self.settings.metrics else None)
+        service = self._service(
+            sockets,
+            announce=True,
+            metrics=metrics if self.settings.metrics else None,
+            grpc_port=self._grpc_port,
+        )
         return service.run(on_ready=partial(metrics.workers_ready.set, 1))
 
+    @property
+    def _grpc_port(self) -> int:
+        return 0 if self._grpc_socket is None else int(self._grpc_socket.getsockname()[1])
+
     def _close_sockets(self) -> None:
-        for sock in self._sockets:
-            sock.close()
+        for sock in (*self._sockets, self._grpc_socket):
+            if sock is not None:
+                sock.close()
 
     def _launcher(
-        self, sockets: Sequence[socket.socket], board: LoadBoard, memory: MetricMemory, *, can_fork: bool
+        self,
+        sockets: Sequence[socket.socket],
+        board: LoadBoard,
+        memory: MetricMemory,
+        models: ModelBoard,
+        *,
+        can_fork: bool,
     ) -> workers.Launch:
         runtime = launching.unforkable_runtime()
         rerun = runtime is not None or not can_fork
@@ -246,7 +285,9 @@ class ModelServer:
         def launch(
             number: int, channel: socket.socket, close: list[socket.socket], others_serve: bool, fresh: bool
         ) -> int:
-            handover = launching.Handover(number, channel, sockets, board, memory, others_serve)
+            handover = launching.Handover(
+                number, channel, sockets, board, memory, models, self._grpc_port, others_serve
+            )
             if rerun or (fresh and launching.can_rerun()):
                 settings = self.settings
                 return launching.rerun_script(
@@ -273,6 +314,9 @@ class ModelServer:
             announce=handover.number == 0,
             load_first=handover.others_serve,
             slot=handover.board.slot(handover.number),
+            board=handover.models,
+            grpc_port=handover.grpc_port,
+            number=handover.number,
             metrics=Metrics(handover.metrics, handover.number) if self.settings.metrics else None,
         )
         try:
@@ -302,6 +346,9 @@ class ModelServer:
         load_first: bool = False,
         slot: Slot | None = None,
         metrics: Metrics | None,
+        board: ModelBoard | None = None,
+        number: int = 0,
+        grpc_port: int = 0,
     ) -> Service:
         self._metrics = metrics
         return Service(
@@ -315,6 +362,10 @@ class ModelServer:
             slot,
             self._guards[1],
             metrics,
+            board,
+            number,
+            self._configuration,
+            grpc_port,
         )
 
 

@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 
 from modelserver.errors import ModelLoadError
 from modelserver.model import Model
 from modelserver.predictor import Predictor
 from modelserver.repository import archives
+from modelserver.repository.model_folder import is_version
+from modelserver.repository.versions import NEWEST, ModelFolder, VersionPolicy
 from modelserver.repository.workspace import Workspace
 
 _log = logging.getLogger("modelserver.server")
@@ -80,8 +83,8 @@ def build(
     options: argparse.Namespace,
     limits: archives.UnpackLimits,
     workspace: Workspace,
-) -> Model:
-    """Make the model of a package.
+) -> Model | ModelFolder:
+    """Make the model of a package, or name its versions where it holds folders such as ``0001/``.
 
     Args:
         packaged: its name and path.
@@ -91,7 +94,8 @@ def build(
         workspace: where archives are unpacked; it must outlive the model.
 
     Returns:
-        A model that is not loaded yet.
+        A model that is not loaded yet, or the folder of its versions, which is watched if it was named
+        itself and was not unpacked.
 
     Raises:
         ModelLoadError: no such path, an archive that is refused, a folder that no predictor knows, or a
@@ -100,21 +104,73 @@ def build(
     """
     path = packaged.path
     folder = path if path.is_dir() else _folder_of_file(path, predictors, limits, workspace)
-    predictor = _find_predictor(folder, predictors)
-    if predictor is None and path.is_dir():  # one redundant folder on top, as in an archive
+    if path.is_dir() and not _is_known(folder, predictors):  # one redundant folder on top, as in an archive
         folder = archives.model_root(folder)
-        predictor = _find_predictor(folder, predictors)
-    if predictor is None and (inner := _only_archive_in(folder)) is not None:
+    if not _is_known(folder, predictors) and (inner := _only_archive_in(folder)) is not None:
         # What KServe's storage initializer leaves in /mnt/models may still be packed.
         folder = _unpacked(inner, limits, workspace)
-        predictor = _find_predictor(folder, predictors)
+    if _has_versions(folder, predictors):
+        is_users_own = folder.is_relative_to(path)
+        return model_folder(packaged.name, folder, predictors, options, is_watched=is_users_own)
+    predictor = _find_predictor(folder, predictors)
     if predictor is None:
-        raise ModelLoadError(_unknown(packaged.path, folder, predictors))
+        raise ModelLoadError(_unknown(packaged.path.name, folder, predictors))
+    return _built(predictor, packaged.name, folder, options)
+
+
+def model_folder(
+    name: str,
+    path: Path,
+    predictors: Sequence[Predictor],
+    options: argparse.Namespace,
+    *,
+    policy: VersionPolicy = NEWEST,
+    labels: Mapping[str, int] = MappingProxyType({}),
+    is_watched: bool = True,
+    may_be_empty: bool = False,
+) -> ModelFolder:
+    """Name a folder of versions, each of which some predictor knows.
+
+    Args:
+        name: of the model.
+        path: of the folder; it holds one folder for each version, named by a whole number.
+        predictors: those to ask, in order, for each version.
+        options: parsed values of the predictors' own flags.
+        policy: which versions are served.
+        labels: other names for versions.
+        is_watched: whether to look for new versions while serving.
+        may_be_empty: versions may come later.
+    """
+
+    def build_version(folder: Path, number: int) -> Model:
+        predictor = _find_predictor(folder, predictors)
+        if predictor is None:
+            raise ModelLoadError(_unknown(f"version {number}", folder, predictors))
+        return _built(predictor, name, folder, options)
+
+    def holds_model(folder: Path) -> bool:
+        return _find_predictor(folder, predictors) is not None
+
+    return ModelFolder(name, path, build_version, policy, labels, is_watched, may_be_empty, holds_model)
+
+
+def _has_versions(folder: Path, predictors: Sequence[Predictor]) -> bool:
+    return any(
+        is_version(child.name) and child.is_dir() and _find_predictor(child, predictors) is not None
+        for child in folder.iterdir()
+    )
+
+
+def _is_known(folder: Path, predictors: Sequence[Predictor]) -> bool:
+    return _has_versions(folder, predictors) or _find_predictor(folder, predictors) is not None
+
+
+def _built(predictor: Predictor, name: str, folder: Path, options: argparse.Namespace) -> Model:
     try:
-        return predictor.build(packaged.name, folder, options)
+        return predictor.build(name, folder, options)
     except ImportError as error:
         raise ModelLoadError(
-            f"{path.name} is a {predictor.framework} model, and {predictor.framework} cannot be imported: "
+            f"{name} is a {predictor.framework} model, and {predictor.framework} cannot be imported: "
             f"{error}. Install modelserver with its extra for {predictor.framework} (see the README)."
         ) from error
 
@@ -146,8 +202,8 @@ def _only_archive_in(folder: Path) -> Path | None:
     return None
 
 
-def _unknown(path: Path, folder: Path, predictors: Sequence[Predictor]) -> str:
+def _unknown(what: str, folder: Path, predictors: Sequence[Predictor]) -> str:
     names = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
     shown = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
     expected = "; ".join(f"{predictor.framework}: {predictor.expects}" for predictor in predictors)
-    return f"{path.name} holds {shown or 'nothing'}. Expected one of: {expected}."
+    return f"{what} holds {shown or 'nothing'}. Expected one of: {expected}."

@@ -30,6 +30,7 @@ from modelserver.http.limits import Limits
 from modelserver.http.server import HTTPServer
 from modelserver.http.tls import Certificate
 from modelserver.lifecycle import Lifecycle
+from modelserver.loading import Loader
 from modelserver.metrics.counting import Metrics
 from modelserver.model import Model
 from modelserver.repository.model_repository import ModelRepository
@@ -54,10 +55,13 @@ class Outcome(enum.Enum):
     """There was a stop signal."""
 
 
-def wanted(repository: ModelRepository) -> list[Model]:
-    """The models that are to be loaded here: they say so, and are not loaded yet."""
-    models = repository.get_models().values()
-    return [model for model in models if not model.ready and getattr(model, "loads_before_fork", False)]
+def wanted(repository: ModelRepository) -> list[tuple[str, Model]]:
+    """The models that are to be loaded here, with their names: they say so, and are not loaded yet."""
+    return [
+        (name, model)
+        for name, model in repository.all_models()
+        if not model.ready and getattr(model, "loads_before_fork", False)
+    ]
 
 
 def load_before_fork(
@@ -85,6 +89,8 @@ def load_before_fork(
         access_log_probes=settings.access_log_probes,
         access=access,
         metrics=metrics,
+        monitoring_path=settings.monitoring_path,
+        enable_cors=settings.enable_cors,
     )
     loader = _Loader(
         settings, stand_ins, lifecycle, application, sockets, certificate=certificate, metrics=metrics
@@ -105,7 +111,7 @@ def load_before_fork(
 class _Loader(Service):
     """A serving process that loads and then stops serving, with its models still there."""
 
-    async def load(self, models: Sequence[Model]) -> bool:
+    async def load(self, models: Sequence[tuple[str, Model]]) -> bool:
         """Load ``models`` and answer meanwhile.
 
         Returns:
@@ -138,17 +144,23 @@ class _Loader(Service):
             if self.application.access_log is not None:
                 self.application.access_log.flush()
 
-    async def _load_all(self, models: Sequence[Model], threads: ModelThreads) -> None:
-        for model in models:
+    async def _load_all(self, models: Sequence[tuple[str, Model]], threads: ModelThreads) -> None:
+        loader = Loader(metrics=self.metrics)
+        for name, model in models:
             model.attach_runner(threads)
-            await self._load_model(model.name, model)
+            try:
+                await loader.load(name, model)
+            except Exception:
+                if model.version is None:
+                    raise
+                # A worker tries again, and knows what to do where a version cannot be loaded.
 
-    async def drop(self, models: Sequence[Model]) -> None:
+    async def drop(self, models: Sequence[tuple[str, Model]]) -> None:
         """Give back the memory of models that nobody inherits."""
-        threads = ModelThreads("dropping")
-        for model in models:
+        threads, loader = ModelThreads("dropping"), Loader()
+        for _, model in models:
             model.attach_runner(threads)
-            await self._stop_model(model)
+            await loader.stop(model)
         threads.close()
 
 

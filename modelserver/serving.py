@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import socket
@@ -16,23 +15,27 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
 from modelserver import signals
-from modelserver.errors import ModelLoadError, NoModelReady
-from modelserver.execution import ModelThreads
+from modelserver.configuring import Configurator
+from modelserver.errors import NoModelReady
 from modelserver.http.limits import Limits
 from modelserver.http.server import HTTPServer
 from modelserver.http.tls import Certificate
 from modelserver.lifecycle import Lifecycle
 from modelserver.load_board import Slot
+from modelserver.loading import Loader, keep_for_good
 from modelserver.metrics.counting import Metrics
 from modelserver.model import Model
+from modelserver.model_board import ModelBoard
 from modelserver.repository.model_repository import ModelRepository
+from modelserver.repository.versions import Configuration
 from modelserver.rest.routes import Application
+from modelserver.rpc.server import GrpcServer
 from modelserver.settings import Settings
+from modelserver.version_keeper import KeepingOptions, VersionKeeper
 from modelserver.watching import Watch, hung_after_s
 
 _log = logging.getLogger("modelserver.server")
@@ -41,7 +44,6 @@ LINGER_S = 0.5
 """How long a draining process goes on accepting, and then how long it waits for idle connections to ask."""
 
 _POLL_S = 0.02
-_STOP_MODEL_S = 2.0
 _MAX_CURL_LINE = 2000
 _MOST_HUNG = 8
 """Calls that may hang in a process that nobody replaces; each holds a thread and what it has in memory."""
@@ -66,6 +68,14 @@ class Service:
     """For HTTPS."""
     metrics: Metrics | None = None
     """What this process counts."""
+    board: ModelBoard | None = None
+    """What models each worker has, where there are several."""
+    number: int = 0
+    """This worker's."""
+    configuration: Configuration | None = None
+    """Which folders of versions are served, where that may change."""
+    grpc_port: int = 0
+    """That was reserved; 0: no gRPC."""
 
     def run(
         self,
@@ -100,12 +110,30 @@ class Service:
         loop = asyncio.get_running_loop()
         if self.settings.max_asyncio_workers:
             loop.set_default_executor(ThreadPoolExecutor(self.settings.max_asyncio_workers))
-        threads = self._attach_threads()
+        loader = Loader(self.settings.model_threads, self.metrics, announce=self.announce)
+        dataplane = self.application.dataplane
+        keeper = VersionKeeper(dataplane, loader, _keeping(self.settings), self.board, self.number)
+        configurator = None
+        if self.configuration is not None:
+            configurator = Configurator(self.configuration, keeper, self.board)
+        dataplane.keeper, dataplane.configurator = keeper, configurator
+        if configurator is not None:
+            configurator.prepare(self.repository)
+        self.repository.look_again()
+        for name, model in self.repository.all_models():
+            loader.attach(name, model)
         limits = Limits.of(self.settings)
         shares = self.settings.worker_count > 1
         http_server = HTTPServer(self.application, limits, self.slot if shares else None, self.certificate)
-        if not self.load_first:
+        grpc_server = self._grpc_server()
+
+        async def listen() -> None:
             await http_server.start(self.sockets)
+            if grpc_server is not None:
+                await grpc_server.start()
+
+        if not self.load_first:
+            await listen()
         stop, stop_now = asyncio.Event(), asyncio.Event()
 
         def on_hung_call() -> None:
@@ -116,101 +144,93 @@ class Service:
                 stop.set()
 
         watch = Watch(
-            threads,
+            loader.threads,
             hung_after_s(self.settings.timeout),
             self.slot,
             on_hung_call,
-            self.application.dataplane.look,
+            dataplane.look,
         )
         try:
             with _stop_signals(loop, orphaned, stop, stop_now):
-                loading = asyncio.ensure_future(self._load(on_ready))
+                loading = asyncio.ensure_future(self._load(loader, keeper, on_ready))
                 stopping = asyncio.ensure_future(stop.wait())
                 await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
                 if loading.done():
                     loading.result()
+                    if configurator is not None:
+                        configurator.start()
                     if self.load_first:
-                        await http_server.start(self.sockets)
+                        await listen()
                     await stopping
                 else:
                     loading.cancel()
+                if configurator is not None:
+                    await configurator.close()
+                await keeper.close()
+                draining_grpc = asyncio.ensure_future(self._drain_grpc(grpc_server))
                 status = await self._drain(http_server, stop_now)
+                if stop_now.is_set():
+                    draining_grpc.cancel()
+                await asyncio.wait((draining_grpc,))
                 return 1 if on_hung is None and watch.hung_calls >= _MOST_HUNG else status
         finally:
             watch.close()
+            await keeper.close()
             await http_server.stop_accepting()
             http_server.close()
+            if grpc_server is not None:
+                await grpc_server.close()
             if self.application.access_log is not None:
                 self.application.access_log.flush()
             if not stop_now.is_set():
-                for model in self.repository.get_models().values():
+                for _, model in self.repository.all_models():
                     if model.ready:  # not while its thread may still be loading it
-                        await self._stop_model(model)
-            for model_threads in threads.values():
-                model_threads.close()
+                        await loader.stop(model)
+            loader.close()
 
-    def _attach_threads(self) -> dict[str, ModelThreads]:
-        """Give every model its threads, in this process: a fork copies no thread."""
-        threads = {}
-        for name, model in self.repository.get_models().items():
-            model_threads = ModelThreads(
-                name,
-                self.settings.model_threads,
-                inline=model.never_waits,
-                metrics=None if self.metrics is None else self.metrics.model(name),
-            )
-            model.attach_runner(model_threads)
-            threads[name] = model_threads
-        return threads
+    def _grpc_server(self) -> GrpcServer | None:
+        if not self.grpc_port:
+            return None
+        settings, application = self.settings, self.application
+        return GrpcServer(
+            application.dataplane,
+            self.grpc_port,
+            settings.host,
+            api_keys=application.api_keys,
+            metrics=self.metrics,
+            access_log=application.access_log,
+            memory=application.body_memory,
+            certfile=settings.ssl_certfile,
+            keyfile=settings.ssl_keyfile,
+        )
 
-    async def _load(self, on_ready: Callable[[], None]) -> None:
-        for name, model in self.repository.get_models().items():
-            if not model.ready:
-                await self._load_model(name, model)
-        ready = [model for model in self.repository.get_models().values() if model.ready]
-        if not ready:
-            raise NoModelReady(self.repository.names())
-        # What is loaded now lives as long as the process: with torch imported, a full collection takes
-        # 60 ms, and decoding nested JSON triggers one every other request (measured; freeze: none).
-        gc.collect()
-        gc.freeze()
+    async def _drain_grpc(self, server: GrpcServer | None) -> None:
+        if server is not None:
+            await server.drain(self.settings.grace_period, LINGER_S)
+
+    async def _load(self, loader: Loader, keeper: VersionKeeper, on_ready: Callable[[], None]) -> None:
+        repository = self.repository
+        for name, model in repository.get_models().items():
+            if name not in repository.versions and not model.ready:
+                await loader.load(name, model)
+        await keeper.load_first()
+        ready = [model for model in repository.get_models().values() if model.ready]
+        if not ready and not any(versions.folder.may_be_empty for versions in repository.versions.values()):
+            raise NoModelReady(repository.names())
+        keep_for_good()
         self.lifecycle.loaded = True
         self._show_ready(ready)
         if self.slot is not None:
             self.slot.is_spare = False
         if self.announce:
             self._announce(ready)
+        keeper.start()
         on_ready()
 
     def _show_ready(self, ready: Collection[Model]) -> None:
         if self.metrics is not None:
             for name, model in self.repository.get_models().items():
                 self.metrics.model(name).ready.set(model in ready)
-
-    async def _load_model(self, name: str, model: Model) -> None:
-        started = time.perf_counter()
-        metrics = None if self.metrics is None else self.metrics.model(name)
-        try:
-            is_ready = await model.run_load()
-        except Exception as error:
-            if metrics is not None:
-                metrics.load_failed(error)
-            if isinstance(error, ModelLoadError):
-                raise ModelLoadError(f"model {name}: {error}") from error
-            raise
-        if is_ready:
-            elapsed = time.perf_counter() - started
-            if metrics is not None:
-                metrics.loaded(elapsed)
-            (_log.info if self.announce else _log.debug)(
-                "Model %s loaded in %.2f s%s", name, elapsed, _described(model)
-            )
-        else:
-            _log.warning(
-                "Model %s: load() returned but ready is still False, so requests for it get 503. End "
-                "load() with `self.ready = True` or `return True`.",
-                name,
-            )
 
     def _announce(self, models: Sequence[Model]) -> None:
         port = self.sockets[0].getsockname()[1]
@@ -258,14 +278,15 @@ class Service:
         _log.warning("Stopped with %d requests unanswered", len(self.lifecycle.in_flight))
         return 1
 
-    async def _stop_model(self, model: Model) -> None:
-        """Call the model's ``stop``, which waits for its thread; one that hangs is left behind."""
-        try:
-            await asyncio.wait_for(model.run_hook(model.stop), _STOP_MODEL_S)
-        except TimeoutError:
-            _log.warning("stop() of model %s did not end within %g s", model.name, _STOP_MODEL_S)
-        except Exception:
-            _log.exception("stop() of model %s failed", model.name)
+
+def _keeping(settings: Settings) -> KeepingOptions:
+    return KeepingOptions(
+        poll_s=settings.file_system_poll_wait_seconds,
+        drain_s=settings.timeout,
+        retries=settings.max_num_load_retries,
+        retry_s=settings.load_retry_interval_micros / 1e6,
+        labels_may_wait=settings.allow_version_labels_for_unavailable_models,
+    )
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -306,17 +327,3 @@ def _stop_signals(
         finally:
             if orphaned is not None:
                 loop.remove_reader(orphaned)
-
-
-def _described(model: Model) -> str:
-    """Framework, inputs and outputs of a model that knows them, for the line at start-up."""
-    parts = [model.platform] if model.platform else []
-    for label, types in (("inputs", model.get_input_types()), ("outputs", model.get_output_types())):
-        shown = ", ".join(_described_type(item) for item in types)
-        if shown:
-            parts.append(f"{label} {shown}")
-    return f" ({'; '.join(parts)})" if parts else ""
-
-
-def _described_type(item: Any) -> str:
-    return f"{item['name']} {item['datatype']}{list(item['shape'])}"

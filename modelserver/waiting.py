@@ -74,8 +74,6 @@ class Backlog:
         Args:
             now: seconds, from any start.
         """
-        if self._metrics is not None:
-            self._metrics.queue.set(self.waiting)
         if self._was_idle:
             self._was_idle = not self.waiting
             self._seconds_each, self._full_at = 0.0, self._most

@@ -1,5 +1,8 @@
 """``ModelRepository``: the registered models, by name. KServe's class, with its method names.
 
+A model that comes from a folder of versions is here once for each version: under its name the newest that can
+be asked, and all of them in ``versions``.
+
 Rules of the room: a dictionary with a look-up that raises the right error. It runs no model and loads none
 during a request.
 """
@@ -7,10 +10,12 @@ during a request.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
-from modelserver.errors import ModelNotFound, ModelNotReady
+from modelserver.errors import ModelNotFound, ModelNotReady, UnknownLabel, VersionNotFound
 from modelserver.model import Model
+from modelserver.repository.versions import ModelFolder, ModelVersions
 
 MODEL_MOUNT_DIRS = "/mnt/models"
 
@@ -21,6 +26,9 @@ class ModelRepository:
     Args:
         models_dir: where ``load(name)`` of a subclass looks for models. Kept for KServe's signature.
     """
+
+    versions: Mapping[str, ModelVersions] = MappingProxyType({})
+    """By name, those of the models that come from a folder of versions."""
 
     def __init__(self, models_dir: str = MODEL_MOUNT_DIRS) -> None:
         self.models: dict[str, Model] = {}
@@ -51,6 +59,71 @@ class ModelRepository:
         if not model.ready:
             raise ModelNotReady(name)
         return model
+
+    def version(self, name: str, version: int | str) -> Model:
+        """A version of a model, by its number or by a label, if it can take requests.
+
+        A model without versions is version 1.
+
+        Raises:
+            VersionNotFound: no such model or version, or it is not available.
+            UnknownLabel: no such label.
+            ModelNotReady: a model without versions is not loaded (yet).
+        """
+        versions = self.versions.get(name)
+        if versions is not None:
+            return versions.asked_for(version)
+        if isinstance(version, str):
+            if name not in self.models:
+                raise ModelNotFound(name)
+            raise UnknownLabel(version)
+        if name not in self.models or version != 1:
+            raise VersionNotFound(name, version)
+        return self.ready_model(name)
+
+    def add_folder(self, folder: ModelFolder) -> None:
+        """Register a folder of versions, and make the models of those that are wanted. Nothing is loaded yet.
+
+        Raises:
+            ModelLoadError: the folder cannot be read, or there is nothing in it to serve.
+        """
+        versions = ModelVersions(folder)
+        versions.begin()
+        self.versions = {**self.versions, folder.name: versions}
+        self.models[folder.name] = versions.front()
+
+    def look_again(self) -> None:
+        """Look into all folders of versions once more, before anything is loaded: hours may lie between the
+        supervisor's look and a worker's start.
+
+        Raises:
+            ModelLoadError: there is nothing to serve in one.
+        """
+        for name, versions in self.versions.items():
+            versions.begin()
+            self.models[name] = versions.front()
+
+    def has_loaded(self, name: str, model: Model) -> None:
+        """A model can be asked now. Requests that name no version go to the newest."""
+        versions = self.versions.get(name)
+        if versions is not None and model.version is not None:
+            versions.loaded(model.version)
+            self.models[name] = versions.front()
+
+    def remove_folder(self, name: str) -> None:
+        """Forget a model that comes from a folder of versions."""
+        self.versions = {other: versions for other, versions in self.versions.items() if other != name}
+        self.models.pop(name, None)
+
+    def all_models(self) -> Iterator[tuple[str, Model]]:
+        """Every model with its name, and each version that is loaded or yet to be loaded."""
+        for name, model in self.models.items():
+            versions = self.versions.get(name)
+            if versions is None:
+                yield name, model
+            else:
+                for version in versions.all_models():
+                    yield name, version
 
     async def is_model_ready(self, name: str) -> bool:
         """Whether the model exists and says it is healthy."""

@@ -6,6 +6,7 @@ Rules of the room: ask the dataplane, write JSON. The hot verbs are in ``inferen
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http.client import responses
 from typing import Any
 
@@ -13,13 +14,17 @@ import orjson
 from tornado import web
 
 from modelserver.dataplane import DataPlane
+from modelserver.errors import InvalidInput, ModelNotFound, ModelNotReady, ModelServerError, VersionNotFound
 from modelserver.log_formats import escaped
-from modelserver.metrics.exposition import TEXT_TYPE, Exposition
+from modelserver.metrics.exposition import Page
 from modelserver.protocols.v1_json import JSON_TYPE, encode_error
+from modelserver.repository.versions import LARGEST_VERSION, VersionStatus
 from modelserver.rest import request_ids
 from modelserver.rest.answers import Answer, error_answer
+from modelserver.rest.wording import scrubbed
 
 _VERBS = ("GET", "HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS")
+_MOST_DIGITS = 40
 _MOST_PATH = 200  # of a path in the log of failures
 
 
@@ -101,26 +106,108 @@ class ModelListHandler(PageHandler):
 
 
 class ModelStatusHandler(PageHandler):
-    """``GET /v1/models/NAME``: 200 when the model can take requests, else 503 or 404."""
+    """``GET /v1/models/NAME``: 200 when the model can take requests, else 503 or 404.
+
+    KServe's answer and TensorFlow Serving's in one; the status is KServe's. So a model that is not ready says
+    what its versions do beside the error.
+    """
 
     async def get(self, name: str) -> None:
-        """Readiness of one model."""
-        await self.dataplane.check_model_ready(name)
-        self.reply({"name": name, "ready": True})
+        """Readiness of one model, and its versions."""
+        status, answer = 200, {"name": name, "ready": True}
+        try:
+            await self.dataplane.check_model_ready(name)
+        except ModelNotReady as error:
+            if name not in self.dataplane.repository.versions:
+                raise
+            status, answer = error.status, {"error": error.reason}
+        self.reply(answer | _version_statuses(self.dataplane.version_statuses(name)), status)
+
+
+class VersionStatusHandler(PageHandler):
+    """``GET /v1/models/NAME/versions/N`` and ``/labels/L``: 200 whatever the state is."""
+
+    def get(self, name: str, kind: str, wanted: str) -> None:
+        """State of one version. A label shows all versions, known or not, as in TensorFlow Serving."""
+        try:
+            statuses = self.dataplane.version_statuses(name)
+        except ModelNotFound as error:
+            raise NoVersions(f"Could not find any versions of model {name}") from error
+        if kind.lower() == "versions":
+            number = version_number(wanted)
+            statuses = [status for status in statuses if status.number == number]
+            if not statuses:
+                raise NoVersions(f"Could not find version {number} of model {name}")
+        self.reply(_version_statuses(statuses))
+
+
+class MetadataHandler(PageHandler):
+    """``GET /v1/models/NAME/metadata``, also of one version: the signatures, in TensorFlow Serving's form."""
+
+    def get(self, name: str, kind: str | None = None, wanted: str | None = None) -> None:
+        """Signatures of one version, by default the newest."""
+        version: int | str | None = wanted
+        if kind is not None and wanted is not None and kind.lower() == "versions":
+            version = version_number(wanted)
+        try:
+            model = self.dataplane.model(name, version)
+        except VersionNotFound:
+            raise
+        except ModelNotFound as error:
+            raise NoVersions(f"Servable not found for request: Latest({name})") from error
+        spec = {"name": name, "signature_name": "", "version": str(model.version or 1)}
+        definitions = {"signature_def": {"signature_def": model.signature_definitions()}}
+        self.reply({"model_spec": spec, "metadata": definitions})
+
+
+class NoVersions(ModelServerError):
+    """A model or version that a page was asked for is not there; the text is TensorFlow Serving's."""
+
+    status = 404
+
+
+def version_number(text: str) -> int:
+    """A version's number, as a path has it: digits, leading zeros dropped.
+
+    Raises:
+        InvalidInput: it is no number, or over 64 bits.
+    """
+    if not (text.isascii() and text.isdigit()) or len(text) > _MOST_DIGITS or int(text) > LARGEST_VERSION:
+        raise InvalidInput(f"Expected a version number up to {LARGEST_VERSION}, got {text[:_MOST_DIGITS]}")
+    return int(text)
+
+
+def _version_statuses(statuses: Sequence[VersionStatus]) -> dict[str, Any]:
+    return {
+        "model_version_status": [
+            {
+                "version": str(status.number),
+                "state": status.state.name,
+                "status": {
+                    "error_code": status.error_code,
+                    "error_message": scrubbed(status.error_message),
+                },
+            }
+            for status in statuses
+        ]
+    }
 
 
 class MetricsHandler(PageHandler):
     """``GET /metrics``: what all workers have counted, for Prometheus."""
 
-    def initialize(self, dataplane: DataPlane, exposition: Exposition) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]
+        self, dataplane: DataPlane, page: Page, content_type: str
+    ) -> None:
         """Take what the route gives; tornado hands it on by name."""
         super().initialize(dataplane)
-        self._exposition = exposition
+        self._page = page
+        self._content_type = content_type
 
     def get(self) -> None:
         """The page. Not on a thread: it takes a millisecond, and must come when all threads wait."""
-        self.set_header("Content-Type", TEXT_TYPE)
-        self.finish(self._exposition.text())
+        self.set_header("Content-Type", self._content_type)
+        self.finish(self._page.text())
 
 
 class OpenAPIHandler(PageHandler):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from tornado import httputil, iostream
 
@@ -17,15 +17,25 @@ from modelserver.dataplane import DataPlane
 from modelserver.errors import ModelTimeout
 from modelserver.http.head import lowered
 from modelserver.model import ModelType
-from modelserver.protocols import v1_json
+from modelserver.protocols import tfs_json, v1_json
 from modelserver.rest import request_ids
 from modelserver.rest.answers import NO_HEADERS, Answer, checked_headers, error_answer
 from modelserver.rest.coding import BodySizes, gzipped, inflate, is_quick, is_worth_gzip, takes_gzip
 from modelserver.waiting import Backlog
 
 # Never sent: what the log says of a request whose client left. 499 is nginx's number for it.
-_GONE = Answer(499, b"")
-_VERB = {ModelType.PREDICTOR: "predict", ModelType.EXPLAINER: "explain"}
+GONE = Answer(499, b"")
+_ABOUT_EXAMPLES = (ModelType.CLASSIFIER, ModelType.REGRESSOR)
+_CODECS = {"kserve": v1_json, "tensorflow_serving": tfs_json}
+
+
+class Target(NamedTuple):
+    """What the URL of a request for a model names."""
+
+    model_name: str
+    model_type: ModelType
+    version: int | str | None = None
+    """A number or a label; ``None``: the newest."""
 
 
 class InferenceDelegate(httputil.HTTPMessageDelegate):
@@ -35,8 +45,7 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         dataplane: the service.
         sizes: bounds of bodies.
         connection: where the answer goes.
-        model_name: as in the URL, decoded.
-        model_type: predict or explain.
+        target: what the URL names.
         done: called once with the answer when it is written or the client is gone.
         hold: called with the size of an inflated body; raises if there is no room for it.
     """
@@ -46,22 +55,21 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
     _is_over = False
     """It is answered, its client is gone, or its time is up: what comes of the model's work goes nowhere."""
     _headers: Mapping[str, str] = NO_HEADERS
+    _codec = v1_json
 
     def __init__(
         self,
         dataplane: DataPlane,
         sizes: BodySizes,
         connection: httputil.HTTPConnection,
-        model_name: str,
-        model_type: ModelType,
+        target: Target,
         done: Callable[[Answer], None],
         hold: Callable[[int], None],
     ) -> None:
         self._dataplane = dataplane
         self._sizes = sizes
         self._connection = connection
-        self._model_name = model_name
-        self._model_type = model_type
+        self._target = target
         self._done = done
         self._hold = hold
         self._chunks: list[bytes] = []
@@ -116,30 +124,33 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         """The client is gone: what still waits in the model's queue is dropped."""
         if self._waits_for is not None and not self._is_over:
             self._drop()
-            self._finish(_GONE)
+            self._finish(GONE)
 
     def expire(self) -> None:
         """Its time is up: it is answered 504, and dropped if it still waits in the model's queue."""
         self._drop()
-        self._dataplane.timed_out(self._model_name)
-        self._finish(self._failure(ModelTimeout(self._model_name, self._dataplane.deadlines.timeout_s)))
+        name = self._target.model_name
+        self._dataplane.timed_out(name)
+        self._finish(self._failure(ModelTimeout(name, self._dataplane.deadlines.timeout_s)))
 
     def _begin(self, body: bytes) -> Any:
-        model = self._dataplane.model(self._model_name)
-        backlog = self._backlog = self._dataplane.backlog(self._model_name)
+        name, model_type, version = self._target
+        model = self._dataplane.model(name, version)
+        backlog = self._backlog = self._dataplane.backlog(name, model)
         if backlog.is_full:
             raise backlog.refusal()
         coding = self._headers.get("content-encoding")
         if coding is not None:
             body = inflate(body, coding, self._sizes.most_in)
             self._hold(len(body))
-        payload = v1_json.decode_request(body, self._headers.get("content-type", ""), model.instances_dtype)
+        codec = self._codec = _CODECS[model.json_rules]
+        payload = codec.decode_request(body, self._headers.get("content-type", ""), model.instances_dtype)
         return self._dataplane.infer(
             model,
             payload,
             self._headers,
             self._response_headers,
-            self._model_type,
+            model_type,
             len(body),
             request_ids.of(self._connection),
         )
@@ -169,12 +180,15 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         self._finish(answer)
 
     def _answer(self, result: Any) -> Answer:
-        body, content_type = v1_json.encode_response(result)
+        body, content_type = self._codec.encode_response(result)
+        if self._target.model_type in _ABOUT_EXAMPLES:
+            self._dataplane.answered_examples(self._target.model_name, result)
         headers = self._response_headers
         return Answer(200, body, content_type, checked_headers(headers) if headers else NO_HEADERS)
 
     def _failure(self, error: BaseException) -> Answer:
-        where = f"{_VERB[self._model_type]} of model {self._model_name}"
+        name, model_type, version = self._target
+        where = f"{model_type.verb} of model {name}" + ("" if version is None else f" version {version}")
         return error_answer(error, where, request_ids.of(self._connection))
 
     def _finish(self, answer: Answer) -> None:
@@ -197,7 +211,7 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
 
     def _send(self, answer: Answer) -> None:
         try:
-            if answer is not _GONE:
+            if answer is not GONE:
                 answer.send(self._connection)
         except iostream.StreamClosedError:
             pass  # the client left while the model worked

@@ -46,10 +46,10 @@ def _errors(*statuses: str) -> dict[str, Any]:
     return {status: {"$ref": f"#/components/responses/{status}"} for status in ("400", "401", *statuses)}
 
 
-def _verb(verb: str, summary: str) -> dict[str, Any]:
+def _verb(verb: str, summary: str, of: str = "", schema: str = "Request") -> dict[str, Any]:
     any_value: dict[str, Any] = {}
     body = {
-        _JSON: {"schema": {"$ref": "#/components/schemas/Request"}},
+        _JSON: {"schema": {"$ref": f"#/components/schemas/{schema}"}},
         "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
     }
@@ -64,13 +64,18 @@ def _verb(verb: str, summary: str) -> dict[str, Any]:
     statuses = ("404", "405", "408", "413", "415", "431", "500", "501", "503", "504")
     return {
         "post": {
-            "operationId": verb,
+            "operationId": f"{verb}{f'_{of}' if of else ''}",
             "summary": summary,
             "requestBody": {"required": True, "content": body},
             "responses": {"200": answer, **_errors(*statuses)},
         },
-        "parameters": [{"$ref": "#/components/parameters/model_name"}],
+        "parameters": _parameters(of),
     }
+
+
+def _parameters(of: str = "") -> list[dict[str, str]]:
+    """Those in a path: the model's name, and a ``version`` or ``label`` if the path is of one."""
+    return [{"$ref": f"#/components/parameters/{name}"} for name in ("model_name", of) if name]
 
 
 def _page(operation_id: str, summary: str, answer: dict[str, Any], *statuses: str) -> dict[str, Any]:
@@ -79,6 +84,35 @@ def _page(operation_id: str, summary: str, answer: dict[str, Any], *statuses: st
 
 
 _NAME = {"type": "string"}
+_VERSIONS = {"type": "array", "items": {"$ref": "#/components/schemas/VersionStatus"}}
+_VERBS = {
+    "predict": ("Ask a model.", "Request"),
+    "explain": ("Ask a model why.", "Request"),
+    "classify": ("Ask a TensorFlow model for the classes of examples.", "Examples"),
+    "regress": ("Ask a TensorFlow model for the values of examples.", "Examples"),
+}
+
+
+def _of_a_model(of: str = "") -> dict[str, dict[str, Any]]:
+    """The paths of a model, or of one ``version`` or ``label`` of it."""
+    path = "/v1/models/{model_name}" + (f"/{of}s/{{{of}}}" if of else "")
+    suffix = f"_of_{of}" if of else ""
+    if of:
+        status = _answer("Whatever it is.", _object(model_version_status=_VERSIONS))
+    else:
+        ready = _object(name=_NAME, ready={"const": True}, model_version_status=_VERSIONS)
+        status = _answer("It can.", ready)
+    metadata = _answer(
+        "Inputs and outputs.", _object(model_spec={"type": "object"}, metadata={"type": "object"})
+    )
+    pages = {
+        path: _page(f"model_status{suffix}", "Whether a model can take requests.", status, "404"),
+        f"{path}/metadata": _page(f"model_metadata{suffix}", "The signatures of a model.", metadata, "404"),
+    }
+    verbs = {f"{path}:{verb}": _verb(verb, summary, of, schema) for verb, (summary, schema) in _VERBS.items()}
+    return {each: {**item, "parameters": _parameters(of)} for each, item in (pages | verbs).items()}
+
+
 _METRICS_PATH = "/metrics"
 _PATHS: dict[str, dict[str, Any]] = {
     "/": _page(
@@ -91,17 +125,9 @@ _PATHS: dict[str, dict[str, Any]] = {
         "The models, ready or not.",
         _answer("Their names.", _object(models={"type": "array", "items": _NAME})),
     ),
-    "/v1/models/{model_name}": {
-        **_page(
-            "model_status",
-            "Whether a model can take requests.",
-            _answer("It can.", _object(name=_NAME, ready={"const": True})),
-            "404",
-        ),
-        "parameters": [{"$ref": "#/components/parameters/model_name"}],
-    },
-    "/v1/models/{model_name}:predict": _verb("predict", "Ask a model."),
-    "/v1/models/{model_name}:explain": _verb("explain", "Ask a model why."),
+    **_of_a_model(),
+    **_of_a_model("version"),
+    **_of_a_model("label"),
     _METRICS_PATH: _page(
         "metrics",
         "What all workers have counted, for Prometheus.",
@@ -128,7 +154,7 @@ def document(*, metrics: bool) -> bytes:
             "info": {
                 "title": "modelserver",
                 "version": "1",
-                "description": "KServe's V1 protocol. Details: docs/protocol-v1.md.",
+                "description": "KServe's V1 protocol and TensorFlow Serving's. Details: docs/protocol-v1.md.",
             },
             "paths": paths,
             "components": {
@@ -138,9 +164,31 @@ def document(*, metrics: bool) -> bytes:
                         "in": "path",
                         "required": True,
                         "schema": {"type": "string", "pattern": "^[^/]+$"},
-                    }
+                    },
+                    "version": {
+                        "name": "version",
+                        "in": "path",
+                        "required": True,
+                        "schema": {"type": "integer", "minimum": 0},
+                    },
+                    "label": {
+                        "name": "label",
+                        "in": "path",
+                        "required": True,
+                        "schema": {"type": "string", "pattern": "^[^/:]+$"},
+                    },
                 },
                 "schemas": {
+                    "VersionStatus": _object(
+                        version=_NAME,
+                        state={"enum": ["UNKNOWN", "START", "LOADING", "AVAILABLE", "UNLOADING", "END"]},
+                        status=_object(error_code=_NAME, error_message=_NAME),
+                    ),
+                    "Examples": {
+                        "type": "object",
+                        "properties": {"examples": {"type": "array", "items": {"type": "object"}}},
+                        "additionalProperties": True,
+                    },
                     "Error": _object(error={"type": "string"}),
                     "Request": {
                         "type": "object",

@@ -3,10 +3,13 @@
     GET   /                              LivenessHandler
     GET   /v1/models                     ModelListHandler
     GET   /v1/models/NAME                ModelStatusHandler
-    POST  /v1/models/NAME:predict        InferenceDelegate
-    POST  /v1/models/NAME:explain        InferenceDelegate
-    GET   /metrics                       MetricsHandler
+    GET   /v1/models/NAME/VERSION        VersionStatusHandler
+    GET   /v1/models/NAME/metadata       MetadataHandler        also of one VERSION
+    POST  /v1/models/NAME:predict        InferenceDelegate      of one VERSION; :explain, :classify, :regress
+    GET   /metrics                       MetricsHandler         also TensorFlow Serving's, where it is told to
     GET   /openapi.json                  OpenAPIHandler
+
+VERSION is ``versions/NUMBER`` or ``labels/LABEL``, as in TensorFlow Serving.
 
 Rules of the room: URLs only. The two hot verbs are found by string operations and answered by a lean
 delegate; everything else is an ordinary tornado route, so a user can add handlers with ``add_handlers``.
@@ -16,8 +19,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Mapping
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -28,7 +31,10 @@ from modelserver.dataplane import DataPlane
 from modelserver.errors import ServerOverloaded
 from modelserver.http.head import Headers, lowered
 from modelserver.metrics.counting import Answers, Metrics
-from modelserver.metrics.exposition import Exposition
+from modelserver.metrics.exposition import TEXT_TYPE, Exposition
+from modelserver.metrics.tfs_counting import TFSModelMetrics
+from modelserver.metrics.tfs_exposition import TEXT_TYPE as TFS_TEXT_TYPE
+from modelserver.metrics.tfs_exposition import TFSExposition
 from modelserver.model import ModelType
 from modelserver.rest import handlers, openapi, request_ids
 from modelserver.rest.access import UNAUTHORIZED, Access
@@ -36,34 +42,57 @@ from modelserver.rest.answers import Answer, error_answer
 from modelserver.rest.body_memory import BodyMemory
 from modelserver.rest.breaking import breaking
 from modelserver.rest.coding import BodySizes
-from modelserver.rest.inference import InferenceDelegate
+from modelserver.rest.cors import CORS, AddFields, CORSDelegate, PreflightDelegate, asks_for_leave
+from modelserver.rest.inference import InferenceDelegate, Target
 from modelserver.rest.refusal import RefusalDelegate, too_large
 
 _PREFIX = "/v1/models/"
 _ANYBODY = Access()
-_PREDICTOR, _EXPLAINER = ModelType.PREDICTOR, ModelType.EXPLAINER
-_VERBS = {"predict": _PREDICTOR, "explain": _EXPLAINER}
+_VERBS = {kind.verb: kind for kind in ModelType}
+_NUMBER = re.compile(r"[0-9]{1,40}")
+_NAME, _VERSION = r"/(?i:v1/models)/([^/:]+)", r"/(?i:(versions|labels))/([^/:]+)"
+_WORDS = {kind: kind.verb for kind in ModelType}  # a property takes 0.1 us longer
+_VERB = f":(?:{'|'.join(_VERBS)})"
 # What load balancers, Kubernetes and Prometheus ask every few seconds.
 _PROBE = re.compile(r"/(|metrics|v1/models/[^/:?]+|v2/health/(live|ready)|v2/models/[^?]+/ready)(\?.*)?")
 
 
 @lru_cache(maxsize=1024)
-def inference_target(method: str, path: str) -> tuple[str, ModelType] | None:
-    """Model name and verb, if this is a call of a hot verb.
+def inference_target(method: str, path: str) -> Target | None:
+    """Model, verb and version, if this is a call of a hot verb.
 
     >>> inference_target("POST", "/v1/models/iris:predict")
-    ('iris', <ModelType.PREDICTOR: 2>)
+    Target(model_name='iris', model_type=<ModelType.PREDICTOR: 2>, version=None)
+    >>> inference_target("POST", "/v1/models/iris/versions/0012:classify")
+    Target(model_name='iris', model_type=<ModelType.CLASSIFIER: 3>, version=12)
+    >>> inference_target("POST", "/v1/models/iris/labels/stable:predict").version
+    'stable'
     >>> inference_target("GET", "/v1/models/iris:predict")
     """
-    if method != "POST" or not path.startswith(_PREFIX):
+    if method != "POST" or path[: len(_PREFIX)].lower() != _PREFIX:  # TensorFlow Serving takes /V1/Models
         return None
     rest = path[len(_PREFIX) :].partition("?")[0]
     if "/" in rest:
-        return None
-    # KServe's own client percent-encodes the colon.
-    name, colon, verb = (unquote(rest) if "%" in rest else rest).rpartition(":")
+        rest, _, last = rest.rpartition("/")
+        last, colon, verb = (unquote(last) if "%" in last else last).rpartition(":")
+        name, _, kind = rest.rpartition("/")
+        name = unquote(name)
+        version = _version(kind.lower(), last)
+        if "/" in name or version is None:
+            return None
+    else:
+        # KServe's own client percent-encodes the colon.
+        name, colon, verb = (unquote(rest) if "%" in rest else rest).rpartition(":")
+        version = None
     model_type = _VERBS.get(verb)
-    return (name, model_type) if colon and name and model_type is not None else None
+    return Target(name, model_type, version) if colon and name and model_type is not None else None
+
+
+def _version(kind: str, text: str) -> int | str | None:
+    """The version that the end of a path names: ``versions/12`` or ``labels/stable``."""
+    if kind == "labels":
+        return text or None
+    return int(text) if kind == "versions" and _NUMBER.fullmatch(text) else None
 
 
 class Application(web.Application):
@@ -78,6 +107,8 @@ class Application(web.Application):
         access_log_probes: also for those that only ask whether the server or a model is well, and it is.
         access: who may ask.
         metrics: counts, and are shown on ``/metrics``; without, that page is not there.
+        monitoring_path: where they are shown by TensorFlow Serving's names as well; empty: nowhere.
+        enable_cors: web pages of other sites may read the answers.
 
     Attributes:
         vital_targets: answered on any connection, also where the server has no room for another one: it is
@@ -95,19 +126,28 @@ class Application(web.Application):
         access_log_probes: bool = False,
         access: Access = _ANYBODY,
         metrics: Metrics | None = None,
+        monitoring_path: str = "",
+        enable_cors: bool = False,
     ) -> None:
         context = {"dataplane": dataplane}
         shown: list[Any] = []
+        if metrics is not None and monitoring_path:  # the first of two with one path is the one
+            metrics.count_more(TFSModelMetrics)
+            page = {"page": TFSExposition(metrics.memory, self._platforms), "content_type": TFS_TEXT_TYPE}
+            shown.append((re.escape(monitoring_path), handlers.MetricsHandler, {**context, **page}))
         if metrics is not None:
-            page = {**context, "exposition": Exposition(metrics.memory)}
-            shown = [(r"/metrics", handlers.MetricsHandler, page)]
+            own = {"page": Exposition(metrics.memory), "content_type": TEXT_TYPE}
+            shown.append((r"/metrics", handlers.MetricsHandler, {**context, **own}))
         description = {**context, "document": openapi.document(metrics=metrics is not None)}
         super().__init__(
             [
                 (r"/", handlers.LivenessHandler, context),
                 (r"/v1/models", handlers.ModelListHandler, context),
-                (r"/v1/models/[^/]+:(?:predict|explain)", handlers.PostOnlyHandler, context),
-                (r"/v1/models/([^/:]+)", handlers.ModelStatusHandler, context),
+                (rf"/v1/models/[^/]+{_VERB}", handlers.PostOnlyHandler, context),
+                (rf"{_NAME}(?:{_VERSION})?{_VERB}", handlers.PostOnlyHandler, context),
+                (_NAME, handlers.ModelStatusHandler, context),
+                (rf"{_NAME}{_VERSION}", handlers.VersionStatusHandler, context),
+                (rf"{_NAME}(?:{_VERSION})?/metadata", handlers.MetadataHandler, context),
                 (r"/openapi\.json", handlers.OpenAPIHandler, description),
                 *shown,
             ],
@@ -122,7 +162,13 @@ class Application(web.Application):
         self.access_log = AccessLog() if access_log else None
         self.metrics = metrics
         self._logs_probes = access_log_probes
+        self._monitoring_path = monitoring_path
         self.add_transform(request_ids.AddRequestID)
+        self.new_delegate: Callable[..., InferenceDelegate] = InferenceDelegate
+        self.cors = CORS(with_keys=self.api_keys is not None) if enable_cors else None
+        if self.cors is not None:
+            self.new_delegate = partial(CORSDelegate, self.cors)
+            self.transforms.append(partial(AddFields, self.cors))  # type: ignore[arg-type]  # it is called
 
     def start_request(
         self, server_conn: object, request_conn: httputil.HTTPConnection
@@ -160,9 +206,9 @@ class Application(web.Application):
             fields = admitted
         door = _Door(self, None, request_conn)
         door.enter(line, fields)
-        door.model_name, door.model_type = target
-        InferenceDelegate(
-            self.dataplane, self.sizes, request_conn, *target, done=door.leave, hold=door.hold
+        door.target = target
+        self.new_delegate(
+            self.dataplane, self.sizes, request_conn, target, done=door.leave, hold=door.hold
         ).answer(fields, body)
         return True
 
@@ -197,6 +243,13 @@ class Application(web.Application):
             return self.metrics.model(model_name)
         return self.metrics.unknown
 
+    def _is_probe(self, uri: str) -> bool:
+        return bool(_PROBE.fullmatch(uri)) or uri.partition("?")[0] == self._monitoring_path
+
+    def _platforms(self) -> dict[str, str]:
+        """What runs each model, by its name."""
+        return {name: model.platform for name, model in self.dataplane.repository.get_models().items()}
+
     def log_request(self, handler: web.RequestHandler) -> None:
         """Called by tornado when a ``RequestHandler`` has finished."""
         request = handler.request
@@ -213,7 +266,7 @@ class Application(web.Application):
                 uri,
                 handler.get_status(),
                 request.request_time(),
-                is_muted_probe=not self._logs_probes and method == "GET" and bool(_PROBE.fullmatch(uri)),
+                is_muted_probe=not self._logs_probes and method == "GET" and self._is_probe(uri),
             )
 
 
@@ -223,8 +276,8 @@ class _Door(httputil.HTTPMessageDelegate):
     _inner: httputil.HTTPMessageDelegate | None = None
     _received = 0
     _started = 0.0
-    _method = _uri = model_name = ""
-    model_type: ModelType | None = None
+    _method = _uri = ""
+    target: Target | None = None
     _holds = False
 
     def __init__(
@@ -257,7 +310,9 @@ class _Door(httputil.HTTPMessageDelegate):
         application = self._application
         fields = lowered(headers)
         request_id = self.enter(start_line, fields)
-        if application.api_keys is not None:
+        is_preflight = application.cors is not None and asks_for_leave(self._method, self._uri)
+        # A browser sends a preflight without the page's headers, so without its key; it tells no secret.
+        if application.api_keys is not None and not is_preflight:
             admitted = application.api_keys.admitted(self._method, self._uri, fields)
             if admitted is None:
                 return self._refuse(UNAUTHORIZED, wait_for_body="expect" not in fields)
@@ -265,8 +320,7 @@ class _Door(httputil.HTTPMessageDelegate):
                 kept = [(name, value) for name, value in headers.get_all() if name.lower() in admitted]
                 headers = Headers(kept, admitted)
         target = inference_target(self._method, self._uri)
-        if target is not None:
-            self.model_name, self.model_type = target
+        self.target = target
         length = fields.get("content-length", "")
         if length.isdecimal() and int(length) > application.sizes.most_in:
             answer = too_large(int(length), application.sizes.most_in, counted=False)
@@ -276,15 +330,18 @@ class _Door(httputil.HTTPMessageDelegate):
                 application.body_memory.check(int(length))
             except ServerOverloaded as error:
                 return self._refuse(error_answer(error, "request"), wait_for_body="expect" not in fields)
-        if target is None:
+        if application.cors is not None and is_preflight:
+            origin = fields.get("origin", "")
+            self._inner = PreflightDelegate(application.cors, self._connection, origin, done=self.leave)
+        elif target is None:
             headers[request_ids.HEADER] = request_id  # as `inference` does for hooks
             self._inner = application.cold_request(self._server_conn, self._connection)
         else:
-            self._inner = InferenceDelegate(
+            self._inner = application.new_delegate(
                 application.dataplane,
                 application.sizes,
                 self._connection,
-                *target,
+                target,
                 done=self.leave,
                 hold=self.hold,
             )
@@ -326,6 +383,8 @@ class _Door(httputil.HTTPMessageDelegate):
         return isinstance(self._inner, RefusalDelegate)
 
     def _refuse(self, answer: Answer, *, wait_for_body: bool) -> Awaitable[None] | None:
+        if self._application.cors is not None:
+            answer = self._application.cors.allowing(answer)
         self._inner = refusal = RefusalDelegate(self._connection, answer, self.leave)
         refusal.refuse(wait_for_body=wait_for_body)
         return None
@@ -336,11 +395,11 @@ class _Door(httputil.HTTPMessageDelegate):
         if self._holds:
             self._application.body_memory.give_back(self._connection)
         elapsed = time.perf_counter() - self._started
-        application, name = self._application, self.model_name
+        application, target = self._application, self.target
         metrics, access_log = application.metrics, application.access_log
+        name = "" if target is None else target.model_name
         if metrics is not None:
-            kind = self.model_type
-            verb = "predict" if kind is _PREDICTOR else "explain" if kind is _EXPLAINER else "other"
+            verb = "other" if target is None else _WORDS[target.model_type]
             answers = metrics.models.get(name) or application.answers_of(name)
             answers.answered(verb, answer.status, elapsed)
         if access_log is not None:

@@ -51,9 +51,11 @@ import socket, sys
 from modelserver import StartError, launching
 from modelserver.load_board import LoadBoard
 from modelserver.metrics.memory import MetricMemory
+from modelserver.model_board import ModelBoard
 sys.orig_argv = ["python"]  # as in a session at the prompt: no file, no -c
 try:
-    launching.rerun_script(launching.Handover(0, socket.socketpair()[0], [], LoadBoard(1), MetricMemory(1)))
+    shared = LoadBoard(1), MetricMemory(1), ModelBoard(1)
+    launching.rerun_script(launching.Handover(0, socket.socketpair()[0], [], *shared))
 except StartError as error:
     print(error)
 """

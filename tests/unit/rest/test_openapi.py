@@ -1,7 +1,6 @@
 """The description of the API: it says what the routes say, and every reference in it leads somewhere."""
 
 import json
-import re
 
 import pytest
 
@@ -28,12 +27,22 @@ def pages(application):
     """Method and path of every page that tornado finds."""
     (rules,) = (rule.target.rules for rule in application.default_router.rules)
     for rule in rules:
-        pattern = rule.matcher.regex.pattern.removesuffix("$")
-        path = re.sub(r"\(\[\^/:\]\+\)", "{model_name}", pattern).replace("\\.", ".")
-        handler = rule.target
-        for method in METHODS:
-            if getattr(handler, method, None) is not getattr(tornados_own(handler), method, None):
-                yield method, path
+        pattern, handler = rule.matcher.regex.pattern.removesuffix("$"), rule.target
+        for path in paths_of(pattern):
+            for method in METHODS:
+                if getattr(handler, method, None) is not getattr(tornados_own(handler), method, None):
+                    yield method, path
+
+
+def paths_of(pattern):
+    """The paths that a route's pattern stands for, in the words of the description."""
+    path = pattern.replace("(?i:v1/models)/([^/:]+)", "v1/models/{model_name}").replace("\\.", ".")
+    optional, version = "(?:/(?i:(versions|labels))/([^/:]+))?", "/(?i:(versions|labels))/([^/:]+)"
+    if optional in path:
+        return [path.replace(optional, ""), *paths_of(path.replace(optional, version))]
+    if version in path:
+        return [path.replace(version, f"/{kind}s/{{{kind}}}") for kind in ("version", "label")]
+    return [path]
 
 
 def tornados_own(handler):
@@ -43,14 +52,18 @@ def tornados_own(handler):
 def test_the_pages_described_are_those_that_are_routed(application):
     metrics = application.metrics is not None
     routed = set(pages(application))
-    verbs = {("post", "/v1/models/{model_name}:predict"), ("post", "/v1/models/{model_name}:explain")}
+    verbs = {("post", path) for method, path in described(metrics=metrics) if method == "post"}
     assert described(metrics=metrics) == routed | verbs
+    assert len(verbs) == 4 * 3
     assert ("get", "/") in routed
 
 
 def test_the_hot_verbs_described_are_those_that_are_found():
     posts = {path for method, path in described(metrics=True) if method == "post"}
-    assert {inference_target("POST", path.replace("{model_name}", "m"))[0] for path in posts} == {"m"}
+    values = {"model_name": "m", "version": 7, "label": "l"}
+    found = {inference_target("POST", path.format(**values)) for path in posts}
+    assert len(found) == len(posts)
+    assert {(target.model_name, target.version) for target in found} == {("m", None), ("m", 7), ("m", "l")}
     verbs = {path.rpartition(":")[2] for path in posts}
     assert {verb for verb in (*verbs, "train") if inference_target("POST", f"/v1/models/m:{verb}")} == verbs
 

@@ -1,0 +1,472 @@
+"""Keeps the versions that are served to what the folders hold.
+
+    look at the folder -> what is wanted -> load what is missing -> let it take over -> unload the rest
+
+A new version is loaded on threads of its own while the old one answers, and takes over when it is loaded and
+warm. A version that cannot be loaded replaces nothing. A request is answered by the version that it began
+with. Each worker does this for itself; the model board tells what all of them have.
+
+These are TensorFlow Serving's rules, made safer in three places. A version's folder is loaded when two looks
+in a row have found the same files in it, so a copy that is still being made is left alone. A folder whose
+versions have all gone takes no model down: lost storage looks just like that. And a process that starts
+where the newest version is broken serves the one before it, as the process did that it replaces.
+
+Rules of the room: decides what to load and unload, and when; how is ``loading``'s business. All of it on the
+event loop, except for looking at files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Collection, Iterable, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from modelserver.dataplane import DataPlane
+from modelserver.errors import ModelLoadError
+from modelserver.fatal_loads import FatalLoads
+from modelserver.loading import Loader, give_memory_back, keep_new
+from modelserver.model import Model
+from modelserver.model_board import ModelBoard
+from modelserver.repository.versions import ModelFolder, ModelVersions, State
+
+_log = logging.getLogger("modelserver.server")
+
+_SETTLE_S = 1.0
+"""Between the two looks that must find the same files in a new version's folder, at most."""
+_DRAIN_LOOK_S = 0.02
+_QUIET_WITHIN_S = 10.0
+_MOST_FILES = 10_000
+
+Files = tuple[tuple[str, int, int], ...]
+"""Name, size and time of change of every file in a folder."""
+
+
+@dataclass(frozen=True)
+class KeepingOptions:
+    """How versions are kept; times in seconds.
+
+    Args:
+        poll_s: between two looks at a folder; 0 or less: only at the start.
+        drain_s: how long an old version may take to answer what it has; 0: as long as it takes.
+        retries: how often a load that failed is tried again, as long as the folder does not change.
+        retry_s: after which time.
+        labels_may_wait: a label may be given to a version that is not available yet.
+    """
+
+    poll_s: float = 1.0
+    drain_s: float = 60.0
+    retries: int = 5
+    retry_s: float = 60.0
+    labels_may_wait: bool = False
+
+
+@dataclass
+class _Failure:
+    """A version that could not be loaded."""
+
+    files: Files
+    again_at: float
+    tries: int = 1
+
+
+@dataclass
+class _Kept:
+    """What is known of one folder, beside its versions."""
+
+    settling: dict[int, Files] = field(default_factory=dict)
+    """What the last look has found in versions that are to be loaded."""
+    failures: dict[int, _Failure] = field(default_factory=dict)
+    complaint: str = ""
+    """What was logged last of the folder: it is said once."""
+    task: asyncio.Task[None] | None = None
+
+
+class VersionKeeper:
+    """Keeps the versions of all models of one process, from ``start`` until ``close``.
+
+    Args:
+        dataplane: the service, and its repository.
+        loader: of this process.
+        options: how.
+        board: what all workers have; none where there is one process.
+        number: of this worker.
+    """
+
+    def __init__(
+        self,
+        dataplane: DataPlane,
+        loader: Loader,
+        options: KeepingOptions,
+        board: ModelBoard | None = None,
+        number: int = 0,
+    ) -> None:
+        self._dataplane = dataplane
+        self._repository = dataplane.repository
+        self._loader = loader
+        self._options = options
+        self._board = board
+        self._number = number
+        self._fatal = FatalLoads(board, number)
+        self._kept: dict[str, _Kept] = {}
+        self._unloading: set[asyncio.Task[None]] = set()
+        self._is_serving = False
+        self.configured = (0, "")
+        """Generation of the configuration that is followed, and what is wrong with it."""
+
+    # -- from outside
+
+    async def load_first(self, names: Iterable[str] | None = None) -> None:
+        """Load the versions that are pending, the newest of each model first.
+
+        Args:
+            names: of which models; default: all.
+
+        Raises:
+            Exception: what the newest version of a model raised, if no version of it can be loaded.
+        """
+        for name in list(self._repository.versions) if names is None else names:
+            versions = self._repository.versions[name]
+            kept = self._kept.setdefault(name, _Kept())
+            fatal = await self._set_fatal_aside(name, versions, kept)
+            failed: dict[int, Exception] = {}
+            for number in sorted(versions.pending, reverse=True):
+                failure = await self._load(name, versions, kept, number)
+                if failure is not None:
+                    failed[number] = failure
+            if (failed or fatal) and not versions.models:
+                await self._load_an_older_one(name, versions, kept)
+            for number in fatal if not versions.models else ():  # then it is that or nothing
+                await self._add(name, versions, kept, number, versions.paths[number])
+            if failed and not versions.models:
+                raise failed[max(failed)]
+            for number, failure in failed.items():
+                _tell_failure(name, number, failure)
+            self._check_labels(versions)
+
+    def start(self) -> None:
+        """From now on the models of this worker can be asked, and folders are looked at."""
+        self._is_serving = True
+        self.publish()
+        for name in self._repository.versions:
+            self._watch(name)
+
+    async def close(self) -> None:
+        """Look no more, and wait for no load."""
+        self._is_serving = False
+        tasks = [kept.task for kept in self._kept.values() if kept.task is not None] + [*self._unloading]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._board is not None:
+            self._board.publish(self._number, b"")
+
+    async def apply(self, folders: Collection[ModelFolder]) -> None:
+        """Serve these folders and no others. Models that are no folders stay.
+
+        Raises:
+            Exception: what the first load raised that failed. The others are served all the same.
+        """
+        failure: Exception | None = None
+        gone = self._repository.versions.keys() - {folder.name for folder in folders}
+        for folder in folders:
+            try:
+                await self._take(folder)
+            except Exception as error:
+                failure = failure or error
+                _log.error("Model %s is not served as the configuration says: %s", folder.name, error)
+        for name in gone:
+            self._drop(name)
+        self.publish()
+        if failure is not None:
+            raise failure
+
+    def publish(self) -> None:
+        """Tell the other workers, and whoever looks at the metrics, what this one has."""
+        metrics = self._dataplane.metrics
+        if metrics is not None:
+            for name, versions in self._repository.versions.items():
+                metrics.model(name).show_versions(versions.models)
+                metrics.model(name).ready.set(self._is_serving and bool(versions.models))
+        if self._board is None or not self._is_serving:
+            return
+        generation, error = self.configured
+        models = {
+            name: [[status.number, status.state.value, *status[2:]] for status in versions.statuses()]
+            for name, versions in self._repository.versions.items()
+        }
+        text = orjson.dumps({"generation": generation, "error": error, "models": models})
+        try:
+            self._board.publish(self._number, text)
+        except ValueError as error_of_board:
+            _log.warning("The states of the models are not told to the other workers: %s", error_of_board)
+
+    def published(self) -> list[dict[str, Any]]:
+        """What all workers have told."""
+        return [] if self._board is None else [orjson.loads(text) for text in self._board.texts()]
+
+    # -- a folder
+
+    async def _take(self, folder: ModelFolder) -> None:
+        """Serve a folder that is new, or is to be served in another way."""
+        known = self._repository.versions.get(folder.name)
+        if known is None:
+            if folder.name in self._repository.models:
+                raise ModelLoadError(f"model {folder.name} is there already, and comes from no configuration")
+            await asyncio.to_thread(self._repository.add_folder, folder)
+            for model in self._repository.versions[folder.name].all_models():
+                self._loader.attach(folder.name, model)
+            try:
+                await self.load_first([folder.name])
+            except Exception:
+                self._drop(folder.name)
+                raise
+            if self._is_serving:
+                self._watch(folder.name)
+        elif known.folder != folder:
+            kept = self._kept.setdefault(folder.name, _Kept())
+            known.folder = folder
+            kept.failures.clear()
+            await self._look(folder.name, kept, wait_until_settled=False)
+            failed = [status for status in known.statuses() if status.number in kept.failures]
+            if failed:
+                raise ModelLoadError(f"version {failed[0].number}: {failed[0].error_message}")
+            self._check_labels(known)
+
+    def _check_labels(self, versions: ModelVersions) -> None:
+        """A label of a version that nobody can ask is a mistake, unless the user says that it may wait."""
+        folder = versions.folder
+        unavailable = [label for label, number in folder.labels.items() if number not in versions.models]
+        if unavailable and not self._options.labels_may_wait:
+            raise ModelLoadError(
+                f"model {folder.name}: the label {unavailable[0]} is for version "
+                f"{folder.labels[unavailable[0]]}, which is not available. Serve that version first "
+                f"(model_version_policy), or allow it with --allow_version_labels_for_unavailable_models."
+            )
+
+    def _drop(self, name: str) -> None:
+        """Serve a model no more."""
+        kept = self._kept.pop(name, None)
+        if kept is not None and kept.task is not None:
+            kept.task.cancel()
+        versions = self._repository.versions[name]
+        self._repository.remove_folder(name)
+        for number in list(versions.models):
+            self._unload(name, versions, number)
+
+    def _watch(self, name: str) -> None:
+        if self._options.poll_s > 0 and self._repository.versions[name].folder.is_watched:
+            kept = self._kept.setdefault(name, _Kept())
+            if kept.task is None:
+                kept.task = asyncio.ensure_future(self._keep(name, kept))
+
+    async def _keep(self, name: str, kept: _Kept) -> None:
+        """Look at one folder again and again."""
+        while True:
+            poll_s = self._options.poll_s
+            await asyncio.sleep(min(poll_s, _SETTLE_S) if kept.settling else poll_s)
+            try:
+                await self._look(name, kept)
+            except Exception:  # whatever it is: what is served stays, and the next look may go better
+                _log.exception("Looking after the versions of model %s failed", name)
+
+    async def _look(self, name: str, kept: _Kept, *, wait_until_settled: bool = True) -> None:
+        """See what a folder holds, load what is missing, unload what is not wanted."""
+        versions = self._repository.versions[name]
+        try:
+            found, files = await asyncio.to_thread(_look_at, versions.folder, frozenset(versions.models))
+        except OSError as error:
+            _complain(
+                kept, f"the folder of model {name} cannot be read ({error.strerror}); what is served stays"
+            )
+            return
+        wanted = versions.folder.policy.choose(found)
+        if not wanted and versions.models:
+            _complain(
+                kept, f"no version of model {name} that is wanted is in its folder; what is served stays"
+            )
+            return
+        _complain(kept, "")
+        missing = [number for number in sorted(wanted, reverse=True) if number in files]
+        before, kept.settling = kept.settling, {}
+        for number in missing:
+            if self._is_given_up(kept.failures.get(number), files[number]):
+                continue
+            if wait_until_settled and before.get(number) != files[number]:
+                kept.settling[number] = files[number]
+                continue
+            await self._add(name, versions, kept, number, found[number])
+        self._release(name, versions, wanted)
+
+    def _is_given_up(self, failure: _Failure | None, files: Files) -> bool:
+        """Whether a version was tried in vain, and is not to be tried now."""
+        if failure is None or failure.files != files:
+            return False
+        return failure.tries > self._options.retries or time.monotonic() < failure.again_at
+
+    async def _add(self, name: str, versions: ModelVersions, kept: _Kept, number: int, path: Path) -> None:
+        """Load a version that is not pending yet."""
+        failure: Exception | None
+        try:
+            model = await asyncio.to_thread(versions.prepare, number, path)
+            self._loader.attach(name, model)
+        except Exception as error:
+            failure = error
+            await self._has_failed(versions, kept, number, error)
+        else:
+            failure = await self._load(name, versions, kept, number)
+        if failure is not None:
+            _tell_failure(name, number, failure)
+
+    async def _set_fatal_aside(self, name: str, versions: ModelVersions, kept: _Kept) -> list[int]:
+        """Take out of what is pending the versions that the last worker died of: they come later or never."""
+        fatal = []
+        for number in sorted(versions.pending, reverse=True):
+            files = await asyncio.to_thread(_files, versions.paths[number])
+            deaths = self._fatal.deaths(name, number, files)
+            if deaths and not versions.pending[number].ready:
+                self._loader.detach(name, versions.pending[number])
+                kept.failures[number] = _Failure(files, time.monotonic() + self._options.retry_s, deaths)
+                versions.failed(number, "The worker process died while it loaded this version.")
+                _log.error(
+                    "Version %d of model %s: the worker died while it loaded this version", number, name
+                )
+                fatal.append(number)
+        return fatal
+
+    async def _load_an_older_one(self, name: str, versions: ModelVersions, kept: _Kept) -> None:
+        """No version that is wanted can be loaded: serve the newest that can, where the latest is wanted."""
+        policy = versions.folder.policy
+        if policy.specific or policy.everything:
+            return
+        found, _ = await asyncio.to_thread(_look_at, versions.folder, frozenset())
+        for number in sorted(found.keys() - kept.failures.keys(), reverse=True):
+            await self._add(name, versions, kept, number, found[number])
+            if versions.models:
+                _log.error("Model %s: version %d is served, since none that is newer can be", name, number)
+                return
+
+    async def _load(self, name: str, versions: ModelVersions, kept: _Kept, number: int) -> Exception | None:
+        """Load a version that is pending, and let it take over if it is the newest.
+
+        Returns:
+            Why it could not be loaded.
+        """
+        model = versions.pending[number]
+        if not model.ready:  # else the supervisor has loaded it
+            versions.set_state(number, State.LOADING)
+            self.publish()
+            try:
+                self._fatal.begins(name, number, await asyncio.to_thread(_files, versions.paths[number]))
+                try:
+                    if not await self._loader.load(name, model):
+                        raise ModelLoadError("load() returned but ready is still False.")
+                finally:
+                    self._fatal.ended(name, number)
+            except Exception as error:
+                self._loader.detach(name, model)
+                await self._has_failed(versions, kept, number, error)
+                return error
+        self._repository.has_loaded(name, model)
+        kept.failures.pop(number, None)
+        self.publish()
+        keep_new()
+        return None
+
+    async def _has_failed(self, versions: ModelVersions, kept: _Kept, number: int, error: Exception) -> None:
+        files = await asyncio.to_thread(_files, versions.paths[number])
+        again_at = time.monotonic() + self._options.retry_s
+        before = kept.failures.get(number)
+        tries = before.tries + 1 if before is not None and before.files == files else 1
+        kept.failures[number] = _Failure(files, again_at, tries)
+        versions.failed(number, str(error))
+        self.publish()
+
+    # -- the end of a version
+
+    def _release(self, name: str, versions: ModelVersions, wanted: Set[int]) -> None:
+        """Unload what is not wanted. For each version that is wanted and not there, the newest of the others
+        stays."""
+        extra = sorted(versions.models.keys() - wanted)
+        missing = len(wanted - versions.models.keys())
+        for number in extra[: max(0, len(extra) - missing)]:
+            self._unload(name, versions, number)
+
+    def _unload(self, name: str, versions: ModelVersions, number: int) -> None:
+        """From now on a version gets no request; when it has answered what it has, it ends."""
+        model = versions.retire(number)
+        if name in self._repository.versions:
+            self._repository.models[name] = versions.front()
+        self.publish()
+        task = asyncio.ensure_future(self._end(name, versions, number, model))
+        self._unloading.add(task)
+        task.add_done_callback(self._unloading.discard)
+
+    async def _end(self, name: str, versions: ModelVersions, number: int, model: Model) -> None:
+        until = time.monotonic() + self._options.drain_s
+        while not self._is_drained(name, model):
+            if self._options.drain_s and time.monotonic() > until:
+                _log.warning("Version %d of model %s still has work and is unloaded", number, name)
+                break
+            await asyncio.sleep(_DRAIN_LOOK_S)
+        await self._loader.stop(model)
+        self._loader.detach(name, model)
+        self._dataplane.forget(model)
+        versions.set_state(number, State.END)
+        self.publish()
+        self._loader.say("Version %d of model %s is unloaded", number, name)
+        del model
+        await self._quiet_moment()
+        await give_memory_back()
+
+    async def _quiet_moment(self) -> None:
+        """Wait until nobody waits for an answer: what comes takes 60 ms with torch imported."""
+        until = time.monotonic() + _QUIET_WITHIN_S
+        # A request sets no event when it ends.
+        while self._dataplane.lifecycle.in_flight and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_DRAIN_LOOK_S)
+
+    def _is_drained(self, name: str, model: Model) -> bool:
+        return not self._dataplane.waiting_for(model) and self._loader.is_idle(name, model)
+
+
+def _tell_failure(name: str, number: int, failure: Exception) -> None:
+    cause = None if isinstance(failure, ModelLoadError) else failure  # which says all there is to say
+    _log.error("Version %d of model %s cannot be loaded: %s", number, name, failure, exc_info=cause)
+
+
+def _complain(kept: _Kept, complaint: str) -> None:
+    if complaint and complaint != kept.complaint:
+        _log.warning("%s", complaint)
+    kept.complaint = complaint
+
+
+def _look_at(folder: ModelFolder, known: Collection[int]) -> tuple[dict[int, Path], dict[int, Files]]:
+    """The versions in a folder that hold a model, and the files of those that are not known.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    found = {number: path for number, path in folder.found().items() if folder.holds_model(path)}
+    return found, {number: _files(path) for number, path in found.items() if number not in known}
+
+
+def _files(folder: Path) -> Files:
+    """What lies in a folder, as far as it can be seen: another answer means that somebody writes into it."""
+    found: list[tuple[str, int, int]] = []
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(root, name)  # noqa: PTH118 - a Path for each of many files takes long
+            with contextlib.suppress(OSError):  # it has just gone
+                stat = os.stat(path)  # noqa: PTH116
+                found.append((path, stat.st_size, stat.st_mtime_ns))
+        if len(found) > _MOST_FILES:
+            break
+    return tuple(sorted(found))
