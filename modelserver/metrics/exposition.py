@@ -7,15 +7,23 @@ another process is just changing may be one observation behind its neighbours; n
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple, Protocol
 
 from modelserver.metrics.families import FAMILIES, Family, family_of
-from modelserver.metrics.memory import MetricMemory, Record
+from modelserver.metrics.memory import MetricMemory
 from modelserver.metrics.processes import Process, look_at
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Content-Type of the page."""
+
+
+class Page(Protocol):
+    """Something that Prometheus reads."""
+
+    def text(self) -> str:
+        """All of it, as it is now."""
+
 
 INFO = Family("modelserver_info", "gauge", ("version",), "The version of the server; the value is always 1.")
 DROPPED = Family(
@@ -40,34 +48,26 @@ class _Series(NamedTuple):
     start: int
 
 
-class Exposition:
-    """Writes the page.
+class Totals:
+    """Reads what all processes have counted.
 
     Args:
         memory: of all processes.
+        families: of the series to read.
     """
 
-    def __init__(self, memory: MetricMemory) -> None:
+    def __init__(self, memory: MetricMemory, families: Mapping[str, Family] = FAMILIES) -> None:
         self._memory = memory
+        self._families = families
         # Blocks only grow, so what is known of them stays true.
         self._known: dict[int, list[_Series]] = {number: [] for number in memory.numbers}
         self._next: dict[int, int] = dict.fromkeys(memory.numbers, 0)
 
-    def text(self) -> str:
-        """All metrics, as they are now."""
-        totals = self._totals()
-        lines: list[str] = []
-        for family in FAMILIES.values():
-            lines += _head(family)
-            for key, values in sorted(totals.get(family.name, {}).items()):
-                lines += _samples(family, key.decode(), values)
-        for family, samples in self._asked():
-            lines += _head(family)
-            lines += (f"{family.key(*labels).decode()} {_number(value)}" for labels, value in samples)
-        return "\n".join(lines) + "\n"
+    def read(self) -> dict[str, dict[bytes, list[float]]]:
+        """The values of every series, by family and name: those of all blocks in one.
 
-    def _totals(self) -> dict[str, dict[bytes, list[float]]]:
-        """The values of every series, by family and name: those of all blocks in one."""
+        A counter has one number, a gauge too; a histogram its sum, and a count for each bucket.
+        """
         totals: dict[str, dict[bytes, list[float]]] = {}
         for number in self._memory.numbers:
             for family, key, start in self._series(number):
@@ -85,13 +85,13 @@ class Exposition:
         known = self._known[number]
         for record in self._memory.records(number, self._next[number]):
             self._next[number] = record.start + record.words
-            series = _read(record)
-            if series is not None:
-                known.append(series)
+            family = family_of(record.key, self._families)
+            # Another version of this program may have counted it with other buckets.
+            if family is not None and family.words == record.words:
+                known.append(_Series(family, record.key, record.start))
         return known
 
     def _values(self, family: Family, start: int) -> list[float]:
-        """A counter's number, a gauge's, or a histogram's sum and counts."""
         memory = self._memory
         if family.kind == "counter":
             return [memory.integers[start]]
@@ -99,6 +99,31 @@ class Exposition:
         if family.kind == "gauge":
             return [value]
         return [value, *memory.integers[start + 1 : start + family.words].tolist()]
+
+
+class Exposition:
+    """Writes the page.
+
+    Args:
+        memory: of all processes.
+    """
+
+    def __init__(self, memory: MetricMemory) -> None:
+        self._memory = memory
+        self._totals = Totals(memory)
+
+    def text(self) -> str:
+        """All metrics, as they are now."""
+        totals = self._totals.read()
+        lines: list[str] = []
+        for family in FAMILIES.values():
+            lines += _head(family)
+            for key, values in sorted(totals.get(family.name, {}).items()):
+                lines += _samples(family, key.decode(), values)
+        for family, samples in self._asked():
+            lines += _head(family)
+            lines += (f"{family.key(*labels).decode()} {_number(value)}" for labels, value in samples)
+        return "\n".join(lines) + "\n"
 
     def _asked(self) -> Iterator[tuple[Family, list[tuple[tuple[str, ...], float]]]]:
         """The metrics in ``ASKED``, each with its samples: label values and a number."""
@@ -123,14 +148,6 @@ def _version() -> str:
     # By its name: the package itself names the rooms above this one.
     version: str = sys.modules["modelserver"].__version__
     return version
-
-
-def _read(record: Record) -> _Series | None:
-    """A record's series; ``None`` if it was written by another version of this program."""
-    family = family_of(record.key)
-    if family is None or family.words != record.words:
-        return None
-    return _Series(family, record.key, record.start)
 
 
 def _sum(first: float, second: float) -> float:

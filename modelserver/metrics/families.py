@@ -1,7 +1,8 @@
 """Every metric that is counted: its name, labels, meaning and buckets.
 
 Rules of the room: the list, and how a series is named. A metric of another kind, asked from the system when
-somebody looks, is in ``exposition``. docs/metrics.md explains them all.
+somebody looks, is in ``exposition``. docs/metrics.md explains them all. What only TensorFlow Serving's page
+shows is in ``tfs_families``.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ class Family(NamedTuple):
 
     def key(self, *values: str) -> bytes:
         """The name of a series, as the text format writes it: ``name{label="value"}``."""
-        pairs = [f'{label}="{_escaped(value)}"' for label, value in zip(self.labels, values, strict=True)]
+        pairs = [f'{label}="{escaped(value)}"' for label, value in zip(self.labels, values, strict=True)]
         return (f"{self.name}{{{','.join(pairs)}}}" if pairs else self.name).encode()
 
 
-def _escaped(value: str) -> str:
+def escaped(value: str) -> str:
     """A label's value, as the text format quotes it; a lone surrogate, which no UTF-8 has, as ``?``."""
     value = value[:_MOST_LABEL_CHARACTERS].encode(errors="replace").decode()
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
@@ -114,6 +115,28 @@ MODEL_LOAD_FAILURES = Family(
 MODEL_LOAD_ERROR = Family(
     "modelserver_model_load_error", "gauge", ("model", "error"), "Workers whose last load failed so."
 )
+MODEL_VERSION_LOADS = Family(
+    "modelserver_model_version_loads_total",
+    "counter",
+    ("model", "result"),
+    "Versions of a model that were loaded, or failed to.",
+)
+MODEL_VERSIONS = Family(
+    "modelserver_model_versions",
+    "gauge",
+    _MODEL,
+    "Versions that can be asked, in the worker with most.",
+    merge="max",
+    ends=True,
+)
+MODEL_NEWEST_VERSION = Family(
+    "modelserver_model_newest_version",
+    "gauge",
+    _MODEL,
+    "Number of the newest version that can be asked, in the worker with the newest.",
+    merge="max",
+    ends=True,
+)
 HTTP_REFUSED = Family(
     "modelserver_http_refused_total",
     "counter",
@@ -134,12 +157,14 @@ FAMILIES: Mapping[str, Family] = {
         *(REQUESTS, REQUEST_SECONDS, IN_FLIGHT, QUEUE_LENGTH, QUEUE_WAIT_SECONDS, BATCH_SIZE),
         *(SHED, TIMED_OUT, CLIENT_GONE),
         *(MODEL_READY, MODEL_LOAD_SECONDS, MODEL_LOAD_FAILURES, MODEL_LOAD_ERROR),
+        *(MODEL_VERSION_LOADS, MODEL_VERSIONS, MODEL_NEWEST_VERSION),
         *(HTTP_REFUSED, CONNECTIONS, WORKERS, WORKERS_READY, WORKER_RESTARTS),
     )
 }
 """Those that are counted in shared memory; ``exposition`` adds what it asks the system for."""
 
 
-def family_of(key: bytes) -> Family | None:
-    """The family of a series; ``None`` for one of another version of this program."""
-    return FAMILIES.get(key.partition(b"{")[0].decode())
+def family_of(key: bytes, families: Mapping[str, Family] = FAMILIES) -> Family | None:
+    """The family of a series, if it is one of these; ``None`` for any other, such as one of another version
+    of this program."""
+    return families.get(key.partition(b"{")[0].decode())

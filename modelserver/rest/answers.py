@@ -59,6 +59,23 @@ class Answer(NamedTuple):
             head = b"%b%b\r\nContent-Length: %d\r\n" % (head, request_id.encode(), len(self.body))
             write_answer(head, self.body)
 
+    def send_with(self, fields: Mapping[str, str], lines: bytes, connection: httputil.HTTPConnection) -> None:
+        """As ``send``, with fields that every answer of a server has, as far as it has not its own.
+
+        Args:
+            fields: these.
+            lines: the same as bytes, each ended by CRLF.
+            connection: where it goes.
+        """
+        write_answer = getattr(connection, "write_answer", None)
+        if write_answer is None or self.headers:
+            self._replace(headers={**fields, **self.headers}).send(connection)
+            return
+        head = _plain_head(self.status, self.content_type, int(time.time()))
+        request_id = request_ids.of(connection).encode()
+        head = b"%b%b\r\n%bContent-Length: %d\r\n" % (head, request_id, lines, len(self.body))
+        write_answer(head, self.body)
+
     def as_gzip(self, body: bytes) -> Answer:
         """The same answer with its body as gzip."""
         coded = {**self.headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
@@ -116,6 +133,20 @@ def checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
 def error_answer(error: BaseException, where: str, request_id: str = "-") -> Answer:
     """The answer to a request that failed.
 
+    Args:
+        error: what was raised.
+        where: the request, for the log: ``predict of model iris``.
+        request_id: for the log.
+    """
+    status, reason = failure(error, where, request_id)
+    retry_after_s = getattr(error, "retry_after_s", 0)
+    headers = {"Retry-After": str(retry_after_s)} if retry_after_s else NO_HEADERS
+    return Answer(status, encode_error(reason), headers=headers)
+
+
+def failure(error: BaseException, where: str, request_id: str = "-") -> tuple[int, str]:
+    """The HTTP status and the text of a request that failed, for any door.
+
     A failure that is not the client's goes into the log, with its traceback; of many alike in a short time
     (10 in 10 s, of one type of exception in one place) the others are only counted there.
 
@@ -132,9 +163,7 @@ def error_answer(error: BaseException, where: str, request_id: str = "-") -> Ans
     if is_failure and _failures.admits(f"{where}: {type(error).__name__}"):
         named = {"request_id": request_id}
         _log.error("%s failed [%s]: %s", where, request_id, escaped(reason), exc_info=error, extra=named)
-    retry_after_s = getattr(error, "retry_after_s", 0)
-    headers = {"Retry-After": str(retry_after_s)} if retry_after_s else NO_HEADERS
-    return Answer(status, encode_error(reason), headers=headers)
+    return status, reason
 
 
 def _status_and_reason(error: BaseException) -> tuple[int, str]:

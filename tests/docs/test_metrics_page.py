@@ -1,21 +1,23 @@
-"""docs/metrics.md against the code, both ways: every metric with its type and labels, and no other."""
+"""The pages of metrics against the code, both ways: every metric with its type and labels, and no other."""
 
 import re
 from pathlib import Path
 
 from modelserver.metrics.exposition import ASKED
 from modelserver.metrics.families import FAMILIES
+from modelserver.metrics.tfs_families import RUNTIME_LATENCY, SHOWN
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = DOCS / "metrics.md"
 IN_CODE = {family.name: family for family in (*FAMILIES.values(), *ASKED)}
 _SUFFIX = re.compile(r"_(bucket|sum|count)$")
 
 
-def rows():
-    """Name -> (type, labels) of the page's tables."""
+def rows(page=PAGE, begin="| `"):
+    """Name -> (type, labels) of a page's tables."""
     found = {}
-    for line in PAGE.read_text(encoding="utf-8").splitlines():
-        if line.startswith("| `"):
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith(begin):
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             name = cells[0].strip("`")
             assert name not in found, f"{name} is there twice"
@@ -26,6 +28,13 @@ def rows():
 
 def test_every_metric_is_on_the_page_with_its_type_and_labels():
     assert rows() == {name: (family.kind, family.labels) for name, family in IN_CODE.items()}
+
+
+def test_tensorflow_serving_s_metrics_are_on_its_page():
+    labels = {name: family.labels for name, family in SHOWN.items()}
+    labels[RUNTIME_LATENCY.name] += ("runtime",)  # not counted: what runs the model is known
+    in_code = {name: (family.kind, labels[name]) for name, family in SHOWN.items()}
+    assert rows(DOCS / "tensorflow-serving.md", "| `:tensorflow:") == in_code
 
 
 def test_every_name_that_the_page_uses_is_a_metric():

@@ -20,7 +20,7 @@ OTHERS = "## Messages of others"
 # Calls whose text reaches a user. The errors of `errors.py` itself are its calls of `super().__init__`.
 SAY = {
     *("InvalidInput", "ModelLoadError", "ArchiveError", "StartError", "InferenceError", "HookNotImplemented"),
-    *("GraphError", "NoJsonForm", "ModelNotReady", "NoModelReady", "Refused", "_Unservable"),
+    *("ConfigError", "GraphError", "NoJsonForm", "ModelNotReady", "NoModelReady", "Refused", "_Unservable"),
     *("error", "warning", "exception", "__init__"),
 }
 SAY_FUNCTIONS = {"TypeError", "ValueError"}  # in modules where it is the user's mistake, and is told

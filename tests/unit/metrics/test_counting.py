@@ -208,6 +208,48 @@ def test_an_error_of_one_model_is_not_ended_by_another(memory):
     assert value(memory, "modelserver_model_load_error", model="iris2", error="ValueError") == 1
 
 
+def test_versions_are_counted_by_what_came_of_them(memory):
+    for number in range(2):
+        model = Metrics(memory, number).model("iris")
+        model.version_loaded(7, 1.0)
+        model.version_failed(8, ValueError("/secret/place"))
+    loads = "modelserver_model_version_loads_total"
+    assert value(memory, loads, model="iris", result="loaded") == 2
+    assert value(memory, loads, model="iris", result="failed") == 2
+    assert "secret" not in Exposition(memory).text()
+
+
+def test_the_versions_that_can_be_asked_are_those_of_the_worker_with_most(memory):
+    first, second = (Metrics(memory, number).model("iris") for number in range(2))
+    first.show_versions([3, 5])
+    second.show_versions([3])
+    versions, newest = "modelserver_model_versions", "modelserver_model_newest_version"
+    assert value(memory, versions, model="iris") == 2
+    assert value(memory, newest, model="iris") == 5
+    first.show_versions([3])  # 5 was taken back
+    assert value(memory, versions, model="iris") == 1
+    assert value(memory, newest, model="iris") == 3
+    second.versions_available.set(2)
+    assert value(memory, versions, model="iris") == 2
+    Metrics(memory, memory.SUPERVISOR).worker_ended(1)
+    assert value(memory, versions, model="iris") == 1
+    first.show_versions([])
+    assert value(memory, versions, model="iris") == value(memory, newest, model="iris") == 0
+
+
+def test_many_versions_make_no_more_series(memory):
+    model = Metrics(memory).model("iris")
+    model.version_loaded(1, 1.0)
+    model.version_failed(2, ValueError())
+    model.show_versions([1])
+    before = samples(memory).keys()
+    for number in range(100):
+        model.version_loaded(number, 1.0)
+        model.version_failed(number, ValueError())
+        model.show_versions(range(number))
+    assert samples(memory).keys() == before
+
+
 def test_refused_bytes_are_counted_by_status(memory):
     metrics = Metrics(memory)
     for status in (400, 400, 431):
