@@ -22,11 +22,14 @@ RUN pip install -c "${CONSTRAINTS}" "tensorflow-cpu==${TENSORFLOW_VERSION}"
 COPY pyproject.toml README.md LICENSE ./
 COPY modelserver ./modelserver
 COPY servers ./servers
-RUN pip install -c "${CONSTRAINTS}" "tensorflow-cpu==${TENSORFLOW_VERSION}" ".[tensorflow,fast]"
+RUN pip install -c "${CONSTRAINTS}" "tensorflow-cpu==${TENSORFLOW_VERSION}" ".[tensorflow,grpc,fast]"
 
 # The folder of a program that is added: COPY model.py ./ and ENTRYPOINT ["python", "-m", "model"].
 WORKDIR /app
 USER 1000
+# As in TensorFlow Serving's image: what is served where the arguments name no model.
+ENV MODEL_NAME=model \
+    MODEL_BASE_PATH=/models
 EXPOSE 8080
 # Port and protocol are the server's own: from the flags of process 1 and the environment. The certificate is not
 # checked: it is for the name that clients use.

@@ -17,7 +17,7 @@ from typing import Any
 import pytorchserver
 import tfserver
 from modelserver import cli, model_server
-from modelserver.settings import Settings, environment_names, shown_default
+from modelserver.settings import Settings, environment_names, flags, shown_default
 
 DOCS = Path(__file__).resolve().parent
 WIDTH = 80
@@ -135,7 +135,7 @@ def settings_page() -> str:
 
 
 def _row(spec: Field[Any]) -> str:
-    names = "<br>".join(f"`{name}`" for name in (f"--{spec.name}", *environment_names(spec)))
+    names = "<br>".join(f"`{name}`" for name in (*flags(spec), *environment_names(spec)))
     meaning = spec.metadata["help"].replace("|", r"\|")
     return f"| `{spec.name}` | {names} | `{shown_default(spec.default)}` | {_range(spec)} | {meaning} |"
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
@@ -19,12 +20,18 @@ from typing import Any
 
 from modelserver import checking, execution, launching, logs, packaged
 from modelserver.errors import ModelLoadError, ModelServerError, StartError
+from modelserver.model import Model
 from modelserver.model_server import ModelServer
 from modelserver.packaged import PackagedModel
-from modelserver.predictor import Predictor
+from modelserver.predictor import BatchingParameters, Predictor
 from modelserver.repository.archives import UnpackLimits, pack
+from modelserver.repository.versions import ModelFolder, ModelVersions
 from modelserver.repository.workspace import Workspace
 from modelserver.settings import Settings, argument_parser
+from modelserver.tensorflow_serving import config_files, flags
+from modelserver.tensorflow_serving.config_files import ModelConfig, ModelConfiguration
+
+_log = logging.getLogger("modelserver.server")
 
 _COMMANDS = "serve", "check", "pack"
 _DEFAULT_NAME = "model"  # KServe's
@@ -61,12 +68,19 @@ def main(argv: Sequence[str] | None = None, *, predictor: Predictor | None = Non
 # -- serve
 
 
-def serve_parser(predictors: Sequence[Predictor]) -> argparse.ArgumentParser:
-    """The parser of ``serve``, with the predictors' own flags."""
+def serve_parser(
+    predictors: Sequence[Predictor], defaults: Mapping[str, Any] | None = None
+) -> argparse.ArgumentParser:
+    """The parser of ``serve``, with the predictors' own flags and TensorFlow Serving's.
+
+    Args:
+        predictors: those that may serve a model.
+        defaults: of settings, instead of their own.
+    """
     parser = _parser(
         "[serve]",
         "Serve packaged models over HTTP. Other commands: check, pack (each with --help).",
-        parents=[argument_parser(defaults={"supervise": True})],
+        parents=[argument_parser(defaults={"supervise": True} | dict(defaults or {}))],
     )
     parser.add_argument(
         "models",
@@ -82,21 +96,30 @@ def serve_parser(predictors: Sequence[Predictor]) -> argparse.ArgumentParser:
         help=f"its name, or that of the only PATH (default: {_DEFAULT_NAME} for --model_dir)",
     )
     _add_model_arguments(parser, predictors)
+    flags.add_arguments(parser)
     return parser
 
 
 def _serve(arguments: Sequence[str], predictors: Sequence[Predictor]) -> int:
     parser = serve_parser(predictors)
-    options = parser.parse_args(arguments)
-    models = _models_asked_for(parser, options)
+    options = serve_options(parser, arguments, predictors)
+    versioned = _model_with_versions(parser, options)
+    packages = [] if versioned or options.model_config_file else _packages_asked_for(parser, options)
     settings = {spec.name: getattr(options, spec.name) for spec in fields(Settings)}
     server = ModelServer(**settings)
     if server.settings.configure_logging:
         logs.configure(server.settings.log_format)
+    if not launching.is_worker():
+        _warn_of_flags(options)
     server.bind()  # a port in use is told before anything is unpacked
     _limit_cpu_threads(server.settings)
     with _workspace() as workspace:
-        server.start([_build(model, predictors, options, workspace) for model in models])
+        if packages:
+            server.start([_build(model, predictors, options, workspace) for model in packages])
+        else:
+            configuration = _configuration(predictors, options)
+            folders = [configuration.folder_of(versioned)] if versioned else configuration.folders()
+            server.start(folders, configuration)
     if execution.is_at_work():  # Python's clean-up under a thread inside of torch aborts the process
         launching.leave(0)
     return 0
@@ -110,7 +133,61 @@ def _limit_cpu_threads(settings: Settings) -> None:
         launching.limit_cpu_threads(threads, forced=bool(settings.cpu_threads))
 
 
-def _models_asked_for(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[PackagedModel]:
+def serve_options(
+    parser: argparse.ArgumentParser, arguments: Sequence[str], predictors: Sequence[Predictor]
+) -> argparse.Namespace:
+    """The values of the flags of ``serve``, and of the files of TensorFlow Serving that they name.
+
+    Raises:
+        StartError: such a file cannot be read, or is wrong.
+    """
+    arguments = flags.spelled_out(arguments)
+    options = parser.parse_args(arguments)
+    batching = None
+    if options.enable_batching:
+        file = options.batching_parameters_file
+        batching = config_files.batching_parameters(file) if file else BatchingParameters()
+        # What the file says of threads and queues are defaults: flags and environment are stronger.
+        options = serve_parser(predictors, flags.defaults_of(batching)).parse_args(arguments)
+    elif options.batching_parameters_file:
+        parser.error("--batching_parameters_file needs --enable_batching")
+    options.batching = batching
+    if options.monitoring_config_file:
+        options.monitoring_path = config_files.monitoring_path(options.monitoring_config_file)
+    return options
+
+
+def _warn_of_flags(options: argparse.Namespace) -> None:
+    unused = flags.ignored(options)
+    if unused:
+        _log.warning("Flags of TensorFlow Serving that do nothing here: %s", unused)
+    if options.model_config_file and (options.model_name or options.model_base_path):
+        _log.warning("--model_config_file is given: --model_name and --model_base_path do nothing")
+
+
+def _model_with_versions(parser: argparse.ArgumentParser, options: argparse.Namespace) -> ModelConfig | None:
+    """What ``--model_base_path`` names; or the environment, if the command line names nothing."""
+    packages = [*options.models, *([] if options.model_dir is None else [options.model_dir])]
+    for flag in ("model_config_file", "model_base_path"):
+        if packages and getattr(options, flag):
+            parser.error(f"--{flag} says what is served: leave out {packages[0]}")
+    if packages or options.model_config_file:
+        return None
+    if options.model_base_path:
+        name, path = options.model_name or flags.DEFAULT_NAME, config_files.local(options.model_base_path)
+        told_by = "--model_base_path names it"
+    elif (told := flags.model_in(os.environ)) is not None:
+        name, path = options.model_name or told[0], config_files.local(told[1])
+        told_by = "MODEL_BASE_PATH and MODEL_NAME name it, as nothing on the command line does"
+    else:
+        return None
+    if not path.is_dir():
+        raise ModelLoadError(f"{path}: no such folder. {told_by}.")
+    return ModelConfig(name, path)
+
+
+def _packages_asked_for(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[PackagedModel]:
+    """What ``PATH`` and ``--model_dir`` name."""
     name = options.model_name
     if options.model_dir is None and len(options.models) != 1 and name is not None:
         parser.error("--model_name names --model_dir or a single PATH; write NAME=PATH for several")
@@ -149,6 +226,10 @@ def _check(arguments: Sequence[str], predictors: Sequence[Predictor]) -> int:
     options = check_parser(predictors).parse_args(arguments)
     with _workspace() as workspace:
         model = _build(PackagedModel.parse(options.model), predictors, options, workspace)
+        if isinstance(model, ModelFolder):
+            versions = ModelVersions(model)
+            versions.begin()
+            model = versions.front()
         try:
             checking.check(model, options.input, print)
         except ModelLoadError:
@@ -209,9 +290,31 @@ def _add_model_arguments(parser: argparse.ArgumentParser, predictors: Sequence[P
 
 def _build(
     model: PackagedModel, predictors: Sequence[Predictor], options: argparse.Namespace, workspace: Workspace
-) -> Any:
+) -> Model | ModelFolder:
     limits = UnpackLimits(**{spec.name: getattr(options, spec.name) for spec in fields(UnpackLimits)})
     return packaged.build(model, predictors, options, limits, workspace)
+
+
+def _configuration(predictors: Sequence[Predictor], options: argparse.Namespace) -> ModelConfiguration:
+    by_platform = {predictor.framework.lower(): predictor for predictor in predictors}
+
+    def folder_of(model: ModelConfig) -> ModelFolder:
+        candidates = [by_platform[model.platform]] if model.platform else predictors
+        folder = packaged.model_folder(
+            model.name,
+            model.base_path,
+            candidates,
+            options,
+            policy=model.policy,
+            labels=model.labels,
+            may_be_empty=True,
+        )
+        config_files.check_layout(folder, candidates)
+        return folder
+
+    return ModelConfiguration(
+        options.model_config_file, options.model_config_file_poll_wait_seconds, by_platform.keys(), folder_of
+    )
 
 
 @contextlib.contextmanager

@@ -11,15 +11,14 @@ called when a server is made. Other rooms get a ``Settings`` handed to them.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import math
+import itertools
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
+from modelserver.cores import available_cores
 from modelserver.errors import StartError
 from modelserver.log_formats import FORMATS
 
@@ -29,7 +28,7 @@ _TRUE = frozenset(("1", "true", "t", "yes", "y", "on"))
 _FALSE = frozenset(("0", "false", "f", "no", "n", "off"))
 
 
-def _boolean(text: str) -> bool:
+def boolean(text: str) -> bool:
     """Read a flag's value as KServe does: y, yes, t, true, on, 1 and their opposites."""
     word = text.strip().lower()
     if word in _TRUE or word in _FALSE:
@@ -44,13 +43,23 @@ def _setting(
     minimum: float | None = None,
     maximum: float | None = None,
     also: str | None = None,
+    flag: str | None = None,
+    is_switch: bool = False,
     choices: Sequence[str] | None = None,
 ) -> Any:
-    """Declare one field. ``also`` names a second environment variable that is honoured, ``choices`` the
-    values of a text."""
+    """Declare one field. ``also`` names a second environment variable that is honoured, ``flag`` a second
+    flag, ``choices`` the values of a text. The flag of a boolean that ``is_switch`` may stand alone."""
     return field(
         default=default,
-        metadata={"help": help, "minimum": minimum, "maximum": maximum, "also": also, "choices": choices},
+        metadata={
+            "help": help,
+            "minimum": minimum,
+            "maximum": maximum,
+            "also": also,
+            "flag": flag,
+            "is_switch": is_switch,
+            "choices": choices,
+        },
     )
 
 
@@ -64,7 +73,12 @@ class Settings:
         minimum=0,
         maximum=65535,
         also="PORT",
+        flag="--rest_api_port",  # TensorFlow Serving's
     )
+    enable_grpc: bool = _setting(
+        False, "Answer gRPC calls too, on a port of their own. Needs the extra `grpc`."
+    )
+    grpc_port: int = _setting(8081, "Port for gRPC. 0: any free port.", minimum=0, maximum=65535)
     host: str = _setting("", "Address to listen on. Empty: every address, IPv4 and IPv6.")
     workers: int = _setting(
         1,
@@ -175,6 +189,36 @@ class Settings:
         minimum=0,
     )
     metrics: bool = _setting(True, "Show on `/metrics`, in Prometheus' text format, what all workers count.")
+    monitoring_path: str = _setting(
+        "",
+        "Path on which metrics are shown under TensorFlow Serving's names, such as "
+        "/monitoring/prometheus/metrics. Empty: none.",
+    )
+    enable_cors: bool = _setting(
+        False,
+        "Let web pages of any origin read the answers (CORS).",
+        flag="--rest_api_enable_cors_support",  # TensorFlow Serving's
+        is_switch=True,
+    )
+    file_system_poll_wait_seconds: float = _setting(
+        1.0,
+        "Seconds between two looks for new versions of models that have folders of versions. 0 or less: "
+        "only at the start.",
+    )
+    max_num_load_retries: int = _setting(
+        5,
+        "How often a version that could not be loaded while serving is tried again.",
+        minimum=0,
+    )
+    load_retry_interval_micros: int = _setting(
+        60_000_000,
+        "Microseconds between two such tries. Negative: no time.",
+    )
+    allow_version_labels_for_unavailable_models: bool = _setting(
+        False,
+        "A new label may be given to a version that is not available yet.",
+        is_switch=True,
+    )
     access_log: bool = _setting(True, "Write one line for each request.")
     access_log_probes: bool = _setting(
         False,
@@ -194,6 +238,8 @@ class Settings:
     def __post_init__(self) -> None:
         for spec in fields(self):
             _check(spec, getattr(self, spec.name))
+        if self.monitoring_path and not self.monitoring_path.startswith("/"):
+            raise StartError(f"--monitoring_path is {self.monitoring_path!r} and must begin with /.")
 
     @property
     def worker_count(self) -> int:
@@ -222,31 +268,36 @@ def _check(spec: Field[Any], value: Any) -> None:
         raise StartError(f"--{spec.name} is {value!r} and must be one of: {', '.join(choices)}.")
 
 
-def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores this process may use: its CPU affinity, and the container's CPU limit (cgroup v2 or v1) if lower.
-
-    A limit of part of a core is rounded up.
-    """
-    cores = len(os.sched_getaffinity(0))
-    limit = _cpu_limit(cgroup)
-    return cores if limit is None else max(1, min(cores, math.ceil(limit)))
-
-
-def _cpu_limit(cgroup: Path) -> float | None:
-    """The limit in cores; ``None``: none."""
-    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max": no limit
-        quota, period = (cgroup / "cpu.max").read_text().split()
-        return int(quota) / int(period)
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        return int(quota) / int(period) if int(quota) > 0 else None  # -1: no limit
-    return None
-
-
 def environment_names(spec: Field[Any]) -> tuple[str, ...]:
     """The environment variables of a setting, strongest first."""
     own = f"MODELSERVER_{spec.name.upper()}"
     return (own, spec.metadata["also"]) if spec.metadata["also"] else (own,)
+
+
+def flags(spec: Field[Any]) -> tuple[str, ...]:
+    """The flags of a setting."""
+    own = f"--{spec.name}"
+    return (own, spec.metadata["flag"]) if spec.metadata["flag"] else (own,)
+
+
+def spelled_out(arguments: Sequence[str], switches: Collection[str] = ()) -> list[str]:
+    """The arguments, with ``=true`` at each switch that stands alone: the parser would take the next argument
+    for its value, whatever it is.
+
+    Args:
+        arguments: of a program.
+        switches: flags that are no settings.
+    """
+    own = (name for spec in fields(Settings) if spec.metadata["is_switch"] for name in flags(spec))
+    switches = {*switches, *own}
+    return [
+        f"{argument}=true" if argument in switches and not _is_boolean(after) else argument
+        for argument, after in itertools.zip_longest(arguments, arguments[1:], fillvalue="")
+    ]
+
+
+def _is_boolean(text: str) -> bool:
+    return text.strip().lower() in _TRUE | _FALSE
 
 
 def argument_parser(
@@ -269,7 +320,9 @@ def argument_parser(
         default = (defaults or {}).get(spec.name, spec.default)
         told = _from_environment(spec, os.environ if environ is None else environ)
         group.add_argument(
-            f"--{spec.name}",
+            *flags(spec),
+            dest=spec.name,
+            **_SWITCH if spec.metadata["is_switch"] else {},
             type=_READERS[str(spec.type)],
             default=default if told is None else told,
             metavar="|".join(spec.metadata["choices"] or ()) or _METAVARS[str(spec.type)],
@@ -301,10 +354,13 @@ def resolve(
     Raises:
         StartError: a value is of the wrong kind or out of range.
     """
-    namespace, _ = argument_parser(environ).parse_known_args(sys.argv[1:] if argv is None else argv)
+    told = {name: value for name, value in given.items() if value is not None}
+    if told.keys() >= Settings.__dataclass_fields__.keys():
+        return Settings(**told)  # nothing to look for: the command line is the caller's own, and read already
+    arguments = spelled_out(sys.argv[1:] if argv is None else argv)
+    namespace, _ = argument_parser(environ).parse_known_args(arguments)
     values = {spec.name: getattr(namespace, spec.name) for spec in fields(Settings)}
-    values.update({name: value for name, value in given.items() if value is not None})
-    return Settings(**values)
+    return Settings(**values | told)
 
 
 def _from_environment(spec: Field[Any], environ: Mapping[str, str]) -> Any:
@@ -323,11 +379,12 @@ def _from_environment(spec: Field[Any], environ: Mapping[str, str]) -> Any:
     return None
 
 
+_SWITCH: Mapping[str, Any] = {"nargs": "?", "const": True}
 _READERS: Mapping[str, Callable[[str], Any]] = {
     "int": int,
     "float": float,
     "str": str,
-    "bool": _boolean,
+    "bool": boolean,
 }
 _KINDS: Mapping[str, Any] = {"int": int, "float": int | float, "str": str, "bool": bool}
 _METAVARS = {"int": "N", "float": "SECONDS", "str": "TEXT", "bool": "BOOL"}

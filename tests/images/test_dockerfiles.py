@@ -434,6 +434,12 @@ class TestText:
         assert environ["PIP_NO_CACHE_DIR"] == "1"
         assert environ["PYTHONUNBUFFERED"] == "1"
 
+    def test_names_the_model_as_tensorflow_servings_image_does(self, framework, all_of):
+        environ = dict(pair.split("=", 1) for rest in all_of("ENV") for pair in rest.split())
+        told = {name: value for name, value in environ.items() if name.startswith("MODEL_")}
+        expected = {"MODEL_NAME": "model", "MODEL_BASE_PATH": "/models"} if framework == "tensorflow" else {}
+        assert told == expected
+
     def test_mirror_is_an_argument_and_empty(self, all_of):
         assert 'PIP_INDEX_URL=""' in all_of("ARG")
 
