@@ -110,8 +110,8 @@ def _plain(value: Any) -> Any:
     """Give orjson something it knows for a value that it does not: called once for each such value."""
     if isinstance(value, np.ndarray):
         # orjson writes contiguous arrays of numbers itself; the others come here.
-        if value.dtype.kind in "fiub" and value.ndim:
-            return np.ascontiguousarray(value)
+        if value.dtype.kind in "fiub":
+            return np.ascontiguousarray(value) if value.ndim else value[()]  # tolist() would widen float32
         return value.tolist()
     if hasattr(value, "tolist"):  # numpy scalars, torch tensors, pandas series
         return value.tolist()

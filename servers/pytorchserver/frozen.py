@@ -47,7 +47,7 @@ def frozen(network: Network, example: Tensors, index_limit: int = 0) -> Network:
         return network
     try:
         with torch.inference_mode():
-            call = _scripted(module)
+            script, call = _scripted(module)
             if not _same(network.call, call, example, index_limit):
                 return network
             eager_s, frozen_s = _fastest(network.call, call, example)
@@ -57,19 +57,28 @@ def frozen(network: Network, example: Tensors, index_limit: int = 0) -> Network:
     _log.debug("%s: %.0f us, frozen %.0f us", network.description, eager_s * 1e6, frozen_s * 1e6)
     if frozen_s > eager_s * _GAIN:
         return network
-    return replace(network, call=_with_fallback(call, network.call))
+    return replace(network, call=_with_fallback(call, network.call, script))
 
 
-def _scripted(module: torch.nn.Module) -> Call:
+def _scripted(module: torch.nn.Module) -> tuple[Any, Call]:
+    """A program of the network, and the ``forward`` of its frozen form. The program must live as long.
+
+    To freeze is to copy a program, to inline its functions and to drop the copy; when an operator fails, torch
+    (2.13) asks those functions for their names, which are in freed memory by then, and may crash. What is
+    inlined before belongs to the program itself.
+    """
     with warnings.catch_warnings():
         # torch 2.13 advises authors to export; here nobody has to keep the program.
         warnings.simplefilter("ignore")
         script = torch.jit.script(module)
+        torch._C._jit_pass_inline(script.graph)
         call: Call = torch.jit.freeze(script).forward
-    return call
+    return script, call
 
 
-def _with_fallback(call: Call, eager: Call) -> Call:
+def _with_fallback(call: Call, eager: Call, script: Any) -> Call:
+    """Call the frozen form, or the network where that fails; keeps the program."""
+
     def forward(*args: Any, **kwargs: Any) -> Any:
         try:
             return call(*args, **kwargs)
@@ -77,6 +86,7 @@ def _with_fallback(call: Call, eager: Call) -> Call:
             pass
         return eager(*args, **kwargs)
 
+    forward.script = script  # type: ignore[attr-defined]
     return forward
 
 

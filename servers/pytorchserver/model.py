@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -135,7 +136,9 @@ class PyTorchModel(Model):
         self.instances_dtype = self._loaded.reader.instances_dtype()
         self.max_batch_size = self._wanted_batch_size(network)
         self._example = self._working_example(self._loaded.known.example)
+        started = time.perf_counter()
         self._warm_up(device)
+        self.warm_up_s = time.perf_counter() - started
         self.ready = True
         _log.info("%s: %s on %s", self.name, network.description, device)
         return True

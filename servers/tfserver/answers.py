@@ -14,19 +14,18 @@ from typing import Any
 import numpy as np
 
 from modelserver import InvalidInput
-from tfserver.signature import WRITABLE, Signature, TensorSpec
+from tfserver.signature import WRITABLE, Signature, TensorSpec, tensorflow_name
 
 _BYTES_SUFFIX = "_bytes"
-_TENSORFLOW_NAMES = {"float16": "half", "void8": "qint8", "void16": "qint16", "void32": "qint32"}
 _log = logging.getLogger("modelserver.model")
 
 
 class AnswerForm:
     """How the outputs of one signature are written. One per signature and model.
 
-    A string output whose name ends in ``_bytes`` becomes ``{"b64": ...}`` per element, any other is decoded
-    as UTF-8. Bytes that are not UTF-8 become U+FFFD, and the log says so once per output: TensorFlow Serving
-    sends them raw, which is no JSON, and lenient clients read just that from it.
+    A string output whose name ends in ``_bytes`` becomes ``{"b64": ...}`` per element, any other text. Bytes
+    that are not UTF-8 are sent as they are, as TensorFlow Serving does; that is no JSON, so the log says so
+    once per output.
     """
 
     def __init__(self, signature: Signature) -> None:
@@ -77,8 +76,10 @@ class AnswerForm:
         if isinstance(value, bytes):  # a string of rank 0
             return self._text_writer(spec)(value)
         if value.dtype not in WRITABLE and value.size:
-            name = _TENSORFLOW_NAMES.get(value.dtype.name, value.dtype.name)
-            raise InvalidInput(f"Failed to write JSON value for tensor type: {name} (output {spec.name})")
+            raise InvalidInput(
+                f"Failed to write JSON value for tensor type: {tensorflow_name(value.dtype)} "
+                f"(output {spec.name})"
+            )
         if value.dtype != np.object_:
             return value
         write = self._text_writer(spec)
@@ -99,14 +100,19 @@ class AnswerForm:
                 if spec.name not in self._reported:
                     self._reported.add(spec.name)
                     _log.warning(
-                        "output %r holds bytes that are not UTF-8; they are sent as U+FFFD. Export it under "
-                        "a name that ends in %s to send base64",
+                        "output %r holds bytes that are not UTF-8; they are sent as they are, which is no "
+                        "JSON. Export it under a name that ends in %s to send base64",
                         spec.name,
                         _BYTES_SUFFIX,
                     )
-                return element.decode(errors="replace")
+                return text_of(element)
 
         return decode
+
+
+def text_of(element: bytes) -> str:
+    """A string as text; bytes that are not UTF-8 as ``surrogateescape`` has them, which the encoder knows."""
+    return element.decode("utf-8", "surrogateescape")
 
 
 def _as_base64(element: bytes) -> dict[str, str]:

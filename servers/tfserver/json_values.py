@@ -108,9 +108,9 @@ def _element(value: Any, dtype: DType) -> Any:
     kind, family = type(value), dtype.family
     if family is Family.STRING:
         if kind is str:
-            return value.encode()
+            return value.encode("utf-8", "surrogateescape")
         if kind is dict:
-            return _decode_b64(value)
+            return decode_b64(value)
         if kind is bytes:  # from a Python caller; JSON has none
             return value
     elif family is Family.FLOAT:
@@ -134,7 +134,8 @@ def _hint(value: Any, dtype: DType) -> str:
     if is_b64(value):
         return "; base64 is for string inputs only"
     if dtype.family is Family.INTEGER and type(value) is float:
-        return "; integers are written without point and exponent"
+        # It may be an integer of more than 64 bits: what reads JSON makes a float of it.
+        return f"; integers are written without point and exponent, {dtype.lowest} to {dtype.highest}"
     if dtype.family is Family.INTEGER and type(value) is int:
         return f" (range {dtype.lowest} to {dtype.highest})"
     return ""
@@ -145,8 +146,14 @@ def is_b64(value: Any) -> bool:
     return type(value) is dict and len(value) == 1 and isinstance(value.get("b64"), str)
 
 
-def _decode_b64(value: dict[str, Any]) -> bytes:
-    """Standard alphabet, padding optional, whitespace ignored: what absl's Base64Unescape takes."""
+def decode_b64(value: dict[str, Any]) -> bytes:
+    """The bytes of ``{"b64": ...}``.
+
+    Standard alphabet, padding optional, whitespace ignored: what absl's Base64Unescape takes.
+
+    Raises:
+        InvalidInput: it is something else.
+    """
     if not is_b64(value):
         raise InvalidInput(f"JSON Value: {quote(value)} not formatted correctly for base64 data")
     text: str = value["b64"]

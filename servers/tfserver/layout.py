@@ -25,10 +25,11 @@ def looks_like_saved_model(folder: Path) -> bool:
     """Whether the folder is TensorFlow's to load.
 
     Also true for a layout that cannot be served but was plainly meant to be (``v1/saved_model.pb``, an empty
-    ``0001/``), so that loading can say what is wrong with it.
+    ``0001/``), so that loading can say what is wrong with it. A version's own folder holds the graph, or
+    nothing that can be loaded: it may not be whole yet.
     """
-    if _holds_graph(folder):
-        return True
+    if _holds_graph(folder) or _version(folder) is not None:
+        return _holds_graph(folder)
     return any(
         _holds_graph(child) or (_version(child) is not None and not any(child.glob("*.py")))
         for child in _folders(folder)

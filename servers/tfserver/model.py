@@ -1,7 +1,7 @@
 """``TensorFlowModel``: a SavedModel behind the hooks of ``modelserver.Model``.
 
-Rules of the room: joins request, session and answer; the rules themselves live in ``feeds``, ``saved_model``
-and ``answers``. Written on the library's public names only, as any user's predictor would be.
+Rules of the room: loads, warms up and stops; what a loaded version answers is ``served``'s. Written on the
+library's public names only, as any user's predictor would be.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,24 @@ from weakref import WeakSet
 
 import numpy as np
 
-from modelserver import InvalidInput, Model, ModelLoadError, ModelNotReady, warm_up
+from modelserver import (
+    LoggedCall,
+    Model,
+    ModelLoadError,
+    ModelNotReady,
+    ModelType,
+    TensorRequest,
+    TensorResponse,
+    warm_up,
+)
 from tfserver import cpu_threads
-from tfserver.answers import AnswerForm
-from tfserver.feeds import feeds_from_request
+from tfserver.batching import rules_for
 from tfserver.layout import find_saved_model
-from tfserver.saved_model import SavedModel, graphs
+from tfserver.options import Options, SessionOptions
+from tfserver.saved_model import SavedModel, graphs, records
+from tfserver.served import Served
 from tfserver.signature import DEFAULT_SIGNATURE, Family, Signature, TensorSpec
+from tfserver.warm_up_records import replay
 
 _LARGEST_EXAMPLE = 200_000
 """Values; one 224x224x3 image has 150,528."""
@@ -54,21 +66,31 @@ class TensorFlowModel(Model):
         model_dir: holds version folders (``0001/saved_model.pb``; the highest number is served) or a
             ``saved_model.pb``.
         tags: the graph of the SavedModel to serve.
+        options: how; default: as if the command line said nothing.
     """
 
     platform = "tensorflow_savedmodel"
     never_waits = True
+    json_rules = "tensorflow_serving"
+    takes_tensors = True
 
     # instances_dtype is for reading large bodies only: predict checks, in TensorFlow Serving's order. A hook
     # that is the default of preprocess is not called at all.
     validate = Model.preprocess
 
-    def __init__(self, name: str, model_dir: Path | str, tags: Sequence[str] = ("serve",)) -> None:
+    def __init__(
+        self,
+        name: str,
+        model_dir: Path | str,
+        tags: Sequence[str] = ("serve",),
+        options: Options | None = None,
+    ) -> None:
         super().__init__(name)
         self.model_dir = Path(model_dir)
         self.tags = tuple(tags)
+        self.options = options or Options()
         self.version: int | None = None
-        self._served: _Served | None = None
+        self._served: Served | None = None
         self._answers_example = False
         self._request: dict[str, Any] | None = None
         _MODELS.add(self)
@@ -76,20 +98,16 @@ class TensorFlowModel(Model):
     def load(self) -> bool:
         """Load the newest version, and run it so that the first requests are not slow.
 
-        On made-up rows, and on the requests of ``warmup.json`` beside the graph, or in the model's folder.
+        On made-up rows, on the requests of ``warmup.json`` beside the graph, or in the model's folder, and on
+        those of ``assets.extra/tf_serving_warmup_requests``.
 
         Raises:
             ModelLoadError: what was found, what was wanted and the command that fixes it.
         """
         folder, version = find_saved_model(self.model_dir)
-        threads = _POOL.threads(_folders_in_process(), graphs)
-        if _POOL.is_too_small(folder, graphs):
-            _log.warning(
-                "model %s: TensorFlow has one thread for operators, since all models that were loaded before "
-                "are short. Make this one before the first is loaded, or serve it from a process of its own",
-                self.name,
-            )
-        served, previous = _Served.of(SavedModel(folder, self.tags, threads)), self._served
+        rules = rules_for(folder, self.options.batching, is_per_model=self.options.per_model_batching)
+        saved_model = SavedModel(folder, self.tags, self._session_options(folder), rules)
+        served, previous = Served.of(saved_model, rules), self._served
         for name, reason in served.saved_model.unusable.items():
             _log.warning("model %s: signature %r cannot be served: %s", self.name, name, reason)
         if served.default is None:
@@ -100,17 +118,20 @@ class TensorFlowModel(Model):
                 ", ".join(served.saved_model.signatures),
             )
         try:
+            started = time.perf_counter()
             answers_example = self._warm_up(served)
             requests = warm_up(folder, served.answer)
-            if not requests and folder != self.model_dir:
-                requests = warm_up(self.model_dir, served.answer)
+            replay(folder, records, partial(self._replay, served), self.options.warm_up_iterations)
+            self.warm_up_s = time.perf_counter() - started
         except BaseException:
             served.saved_model.close()
             raise
-        self._served, self.version, self._answers_example = served, version, answers_example
+        self._served, self._answers_example = served, answers_example
+        if version is not None:  # else whoever gave us the folder of one version knows it
+            self.version = version
         self._request = next(iter(requests), None)
         self.instances_dtype = _instances_dtype(served.saved_model)
-        self.max_batch_size = _MAX_BATCH_SIZE if _rows_are_independent(served.saved_model) else 0
+        self._set_batching(served)
         self.ready = True
         if previous is not None:
             previous.saved_model.close()
@@ -123,20 +144,44 @@ class TensorFlowModel(Model):
         if served is not None:
             served.saved_model.close()
 
-    def predict(self, payload: Any) -> dict[str, Any]:
+    def predict(self, payload: Any) -> dict[str, Any] | TensorResponse:
         """Answer a request.
 
         Returns:
             ``{"predictions": ...}`` for ``instances``, ``{"outputs": ...}`` for ``inputs``; numbers as
-            ``ndarray``.
+            ``ndarray``. A ``TensorResponse`` for a ``TensorRequest``.
 
         Raises:
             InvalidInput: the request does not fit the signature, or the graph refused its values.
         """
+        served = self._loaded()
+        return served.run(payload) if isinstance(payload, TensorRequest) else served.answer(payload)
+
+    def classify(self, payload: Any) -> dict[str, Any]:
+        """Answer a request of ``{"examples": [...]}`` with ``{"results": [[[label, score], ...], ...]}``.
+
+        Raises:
+            InvalidInput: the examples are wrong, the signature does not classify, or the graph refused them.
+        """
+        return self._loaded().classify(payload, self.options.checks_method_names)
+
+    def regress(self, payload: Any) -> dict[str, Any]:
+        """Answer a request of ``{"examples": [...]}`` with ``{"results": [value, ...]}``.
+
+        Raises:
+            InvalidInput: the examples are wrong, the signature has no regression, or the graph refused them.
+        """
+        return self._loaded().regress(payload, self.options.checks_method_names)
+
+    def signature_definitions(self) -> Mapping[str, Any]:
+        """All signatures as the SavedModel has them; none before it is loaded."""
+        return self._served.saved_model.definitions if self._served else {}
+
+    def _loaded(self) -> Served:
         served = self._served
         if served is None:
             raise ModelNotReady(self.name)
-        return served.answer(payload)
+        return served
 
     def get_input_types(self) -> Sequence[Mapping[str, Any]]:
         """The inputs of the default signature; none when there is none."""
@@ -156,7 +201,55 @@ class TensorFlowModel(Model):
         default = self._served and self._served.default
         return _example(default) if default and self._answers_example else self._request
 
-    def _warm_up(self, served: _Served) -> bool:
+    def _replay(self, served: Served, call: LoggedCall) -> None:
+        """Answer a call of the warm-up records."""
+        if call.model_type is ModelType.CLASSIFIER:
+            served.classify(call.payload, self.options.checks_method_names)
+        elif call.model_type is ModelType.REGRESSOR:
+            served.regress(call.payload, self.options.checks_method_names)
+        else:
+            served.run(call.payload)
+
+    def _session_options(self, folder: Path) -> SessionOptions:
+        """The command line's, with the threads for operators that it leaves to us."""
+        told = self.options.session
+        if told.intra_op_threads:
+            return told
+        threads = _POOL.threads(_folders_in_process(), graphs)
+        if _POOL.is_too_small(folder, graphs):
+            _log.warning(
+                "model %s: TensorFlow has one thread for operators, since all models that were loaded before "
+                "are short. Make this one before the first is loaded, or serve it from a process of its own",
+                self.name,
+            )
+        return replace(told, intra_op_threads=threads)
+
+    def _set_batching(self, served: Served) -> None:
+        """Say which requests may share a call: see ``batching``."""
+        saved_model, rules = served.saved_model, served.rules
+        self.max_latency_ms, self.may_join = 0, None
+        if rules is None:
+            self.max_batch_size = _MAX_BATCH_SIZE if served.joins_rows else 0
+            return
+        self.max_batch_size = rules.most_rows if saved_model.batched else 0
+        self.max_latency_ms = rules.max_latency_ms
+        self.may_join = served.may_join
+        alone = sorted(saved_model.signatures.keys() - saved_model.batched)
+        if alone:
+            _log.info(
+                "model %s: signatures that are not batched, since they change something or one of their "
+                "tensors has no open first size: %s",
+                self.name,
+                ", ".join(alone),
+            )
+        if rules.parameters.pad_variable_length_inputs:
+            _log.info(
+                "model %s: pad_variable_length_inputs has nothing to do: requests of different inner shapes "
+                "share no batch here",
+                self.name,
+            )
+
+    def _warm_up(self, served: Served) -> bool:
         """Whether the default signature answers the example. A call with side effects is not made up.
 
         With several numbers of rows: oneDNN compiles kernels for each kind of shape, which took 25 to 70 ms
@@ -175,58 +268,13 @@ class TensorFlowModel(Model):
             _log.info("model %s does not answer a row of zeros: %s", self.name, error)
             return False
         rows = example["instances"]
-        if len(rows) == 1 and _rows_are_independent(served.saved_model):
-            for count in _WARM_UP_ROWS:
+        if len(rows) == 1:
+            for count in _row_counts(served):
                 if count * _values(served.default) > _LARGEST_EXAMPLE or time.monotonic() > until:
                     break
                 with suppress(Exception):  # it is no condition for serving
                     served.answer({"instances": rows * count})
         return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Served:
-    """One loaded version and what goes with it, so that a request sees all of one version."""
-
-    saved_model: SavedModel
-    default: Signature | None
-    """``serving_default``, or the only signature that can be called."""
-    forms: Mapping[str, AnswerForm]
-
-    @classmethod
-    def of(cls, saved_model: SavedModel) -> _Served:
-        signatures = saved_model.signatures
-        with_inputs = [signature for signature in signatures.values() if signature.inputs]
-        only = with_inputs[0] if len(with_inputs) == 1 else None
-        return cls(
-            saved_model,
-            signatures.get(DEFAULT_SIGNATURE, only),
-            {name: AnswerForm(signature) for name, signature in signatures.items()},
-        )
-
-    def answer(self, payload: Any) -> dict[str, Any]:
-        if not isinstance(payload, dict):
-            raise InvalidInput('JSON Value: Is not object: send {"instances": [...]} as a JSON body')
-        signature = self._requested(payload.get("signature_name", ""))
-        outputs = self.saved_model.run(signature, feeds_from_request(payload, signature))
-        form = self.forms[signature.name]
-        return form.rows(outputs) if "instances" in payload else form.columns(outputs)
-
-    def _requested(self, name: Any) -> Signature:
-        if not isinstance(name, str):
-            raise InvalidInput("'signature_name' key must be a string value")
-        signatures = self.saved_model.signatures
-        signature = signatures.get(name) if name else self.default
-        if signature is not None:
-            return signature
-        name = name or DEFAULT_SIGNATURE
-        reason = self.saved_model.unusable.get(name)
-        if reason is not None:
-            raise InvalidInput(f'Serving signature name: "{name}" cannot be served: {reason}')
-        raise InvalidInput(
-            f'Serving signature name: "{name[:256]}" not found in signature def '
-            f'(set "signature_name" to one of: {", ".join(signatures)})'
-        )
 
 
 def _folders_in_process() -> Iterator[Path]:
@@ -236,17 +284,13 @@ def _folders_in_process() -> Iterator[Path]:
             yield find_saved_model(model.model_dir)[0]
 
 
-def _rows_are_independent(loaded: SavedModel) -> bool:
-    """Whether every signature leaves the first size of all its tensors open: rows may come and go.
-
-    A call with side effects is one call for one request, and so is left alone.
-    """
-    callable_ones = [signature for signature in loaded.signatures.values() if signature.inputs]
-    return all(
-        spec.shape is not None and spec.shape[:1] == (-1,)
-        for signature in callable_ones
-        for spec in (*signature.inputs, *signature.outputs)
-    ) and not any(loaded.has_side_effects(signature) for signature in callable_ones)
+def _row_counts(served: Served) -> Sequence[int]:
+    """Numbers of rows, besides one, that calls of the default signature may come to have."""
+    if served.rules is None:
+        return _WARM_UP_ROWS if served.joins_rows else ()
+    if served.default is None or served.default.name not in served.saved_model.batched:
+        return ()
+    return served.rules.sizes or [count for count in _WARM_UP_ROWS if count <= served.rules.most_rows]
 
 
 def _instances_dtype(loaded: SavedModel) -> np.dtype | None:

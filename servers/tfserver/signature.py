@@ -6,7 +6,8 @@ Rules of the room: facts only; imports no TensorFlow. Type names are those of Te
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
@@ -75,6 +76,15 @@ def dtype_named(name: str) -> DType:
     return _KNOWN.get(name) or DType(name, name.upper(), Family.NONE, np.dtype(object))
 
 
+def tensorflow_name(dtype: np.dtype) -> str:
+    """TensorFlow's name of a numpy dtype in messages."""
+    if dtype == np.object_:
+        return "string"
+    names = {"float32": "float", "float64": "double", "float16": "half"}
+    names |= {"void8": "qint8", "void16": "qint16", "void32": "qint32"}
+    return names.get(dtype.name, dtype.name)
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """One input or output of a signature."""
@@ -96,3 +106,9 @@ class Signature:
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    method_name: str = ""
+    """What it says that it is for: ``tensorflow/serving/predict``."""
+
+    defaults: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False)
+    """What is fed to inputs that a request of named arrays leaves out. JSON requests give all inputs."""

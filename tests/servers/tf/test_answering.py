@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from modelserver import InvalidInput, ModelNotReady, ModelServerError
-from modelserver.protocols.v1_json import decode_request
+from modelserver.protocols.tfs_json import decode_request, encode_response
 
 IRIS = [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]
 
@@ -88,17 +88,17 @@ class TestRows:
             ]
         }
 
-    def test_bytes_that_are_not_utf8_are_replaced_and_told_once(
+    def test_bytes_that_are_not_utf8_are_sent_as_they_are_and_told_once(
         self, functions_model: Any, ask: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         body = {"signature_name": "join", "instances": [{"left": b64(b"\xff"), "right": "x"}]}
         for _ in range(2):
-            assert ask(functions_model, body)["predictions"] == [
-                {"text": "\ufffdx", "raw_bytes": b64(b"\xffx")}
-            ]
+            answer = ask(functions_model, body)
+            assert answer["predictions"] == [{"text": "\udcffx", "raw_bytes": b64(b"\xffx")}]
+            assert b'"text":"\xffx"' in encode_response(answer)[0]
         assert [record.getMessage() for record in caplog.records if "UTF-8" in record.message] == [
-            "output 'text' holds bytes that are not UTF-8; they are sent as U+FFFD. Export it under a name "
-            "that ends in _bytes to send base64"
+            "output 'text' holds bytes that are not UTF-8; they are sent as they are, which is no JSON. "
+            "Export it under a name that ends in _bytes to send base64"
         ]
 
     @pytest.mark.parametrize(

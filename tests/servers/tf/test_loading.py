@@ -256,3 +256,16 @@ def test_serving_makes_no_eager_context(keras_export: Path) -> None:
     assert done.stdout.split("\n")[:2] == ["(1, 3)", "True"], done.stderr
     assert "deprecated" not in done.stderr
     assert "To enable the following instructions" not in done.stderr
+
+
+def test_the_folder_of_one_version(load: Any, versions: Path) -> None:
+    """Whoever gives us that folder knows the number, and has set it."""
+    from tfserver.model import TensorFlowModel
+
+    model = TensorFlowModel("m", versions / "0001")
+    model.version = 1
+    model.load()
+    assert model.version == 1
+    assert model.predict({"instances": [2.0]})["predictions"].tolist() == [3.0]
+    model.stop()
+    assert load(versions).version == 2

@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 
 from modelserver import ModelLoadError
-from tfserver.model import _Served
+from tfserver.served import Served
 
 
 @pytest.fixture
 def answered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The requests that were answered."""
     seen: list[Any] = []
-    answer = _Served.answer
+    answer = Served.answer
 
-    def recording(self: _Served, payload: Any) -> Any:
+    def recording(self: Served, payload: Any) -> Any:
         seen.append(payload)
         return answer(self, payload)
 
-    monkeypatch.setattr(_Served, "answer", recording)
+    monkeypatch.setattr(Served, "answer", recording)
     return seen
 
 
