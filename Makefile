@@ -63,5 +63,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "[setup] PyTorch"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	@echo "[setup] TensorFlow, modelserver and the tools (a minute or two)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,tensorflow,fast,examples,dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,tensorflow,fast,grpc,examples,dev]'
+	@# The client of the gRPC tests. It asks for the full TensorFlow, and works with the one that is there.
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps tensorflow-serving-api
 	@touch $@

@@ -47,7 +47,9 @@ def probe(module: str) -> dict:
 @pytest.mark.parametrize("module", ["modelserver", "pytorchserver", "tfserver", *MODULES])
 def test_importing_a_module_has_no_side_effect(module):
     seen = probe(module)
-    assert seen["heavy"] == []
+    # What answers gRPC calls is imported by GrpcServer.start, in the process that serves.
+    answers_grpc = module.startswith("modelserver.rpc.") and module != "modelserver.rpc.server"
+    assert seen["heavy"] == (["grpc"] if answers_grpc else [])
     assert seen["logging"] == 0
     assert seen["threads"] == 1
     assert seen["signals"]
