@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from modelserver.errors import PredictionCountError
+from modelserver.hooks import ALONE
 from modelserver.metrics.counting import ModelMetrics
 from modelserver.pacing import Pace
 
@@ -108,7 +109,7 @@ class Batcher:
             item: anything.
             rows: how many it counts for in ``max_batch_size``.
             size: its bytes, a measure of how long it takes.
-            key: only items with equal keys share a call.
+            key: only items with equal keys share a call. ``ALONE``: none does, and so it waits for nobody.
         """
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
@@ -128,7 +129,7 @@ class Batcher:
         delay = 0.0
         if self._queued_rows < self._max_batch_size:
             delay = self._pace.patience(len(self._queue))
-            if self._max_latency_s:
+            if self._max_latency_s and not (self._queue[0].key is ALONE or self._queue[-1].key is ALONE):
                 so_far = time.perf_counter() - self._queue[0].since
                 delay = max(delay, self._max_latency_s - so_far)
         if self._scheduled is None:

@@ -17,7 +17,7 @@ import orjson
 
 from modelserver.errors import InferenceError, InvalidInput, ModelLoadError, NoModelReady
 from modelserver.model import Model
-from modelserver.protocols.v1_json import decode_request, encode_response
+from modelserver.protocols.v1_rules import CODECS
 
 _MOST_CALLS, _MOST_SECONDS = 200, 2.0
 _SHOWN = 500
@@ -44,14 +44,14 @@ async def _check(model: Model, request: Path | None, say: Callable[[str], Any]) 
         for item in types:
             say(f"{label[:-1]} {item['name']}: {item['datatype']} {list(item['shape'])}")
     body = _body(model, request)
-    payload = decode_request(body, "application/json")
+    payload = CODECS[model.json_rules].decode_request(body, "application/json")
     try:
         encoded, first_ms, calls_ms = await _timed(model, payload)
     except (InvalidInput, InferenceError, ModelLoadError):
         raise
     except Exception as error:
         raise InferenceError(f"predict failed: {type(error).__name__} : {error}") from error
-    say(f"request {_cut(orjson.dumps(payload))}")
+    say(f"request {_cut(body)}")
     say(f"answer  {_cut(encoded)}")
     say(
         f"first call {first_ms:.2f} ms, then {statistics.median(calls_ms):.2f} ms median, "
@@ -76,11 +76,12 @@ def _body(model: Model, request: Path | None) -> bytes:
 
 async def _timed(model: Model, payload: Any) -> tuple[bytes, float, list[float]]:
     times: list[float] = []
+    encode = CODECS[model.json_rules].encode_response
     encoded = b""
     deadline = time.perf_counter() + _MOST_SECONDS
     while len(times) <= 1 or (len(times) <= _MOST_CALLS and time.perf_counter() < deadline):
         started = time.perf_counter()
-        encoded, _ = encode_response(await model(payload))
+        encoded, _ = encode(await model(payload))
         times.append((time.perf_counter() - started) * 1000)
     return encoded, times[0], times[1:]
 

@@ -45,12 +45,13 @@ class Configurator:
 
     def prepare(self, repository: ModelRepository) -> None:
         """Before anything is loaded: what the configuration says now, which may not be what it said when the
-        program began.
-
-        Raises:
-            ModelLoadError: it is wrong.
+        program began. One that is wrong by now changes nothing: a worker that dies must not be the last one.
         """
-        folders = self._configuration.changed()
+        try:
+            folders = self._configuration.changed()
+        except ModelLoadError as error:
+            _log.error("The new model configuration is not applied: %s", error)
+            folders = None
         if self._board is not None and self._board.generation:
             generation, text = self._board.configuration()
             folders = self._configuration.parsed(text)
@@ -64,6 +65,12 @@ class Configurator:
                 repository.versions[folder.name].folder = folder
             else:
                 repository.add_folder(folder)
+
+    async def catch_up(self) -> None:
+        """Follow what clients have sent to other workers since ``prepare``, before requests come here: they
+        were told that all workers do."""
+        if self._board is not None and self._board.generation != self._keeper.configured[0]:
+            await self._follow_once(self._board)
 
     def start(self) -> None:
         """Begin to follow."""
@@ -122,16 +129,18 @@ class Configurator:
     async def _follow_board(self, board: ModelBoard) -> None:
         while True:
             await asyncio.sleep(_BOARD_S)
-            if board.generation == self._keeper.configured[0]:
-                continue
-            generation, text = board.configuration()
-            error = ""
-            try:
-                await self._apply(await asyncio.to_thread(self._configuration.parsed, text))
-            except ModelServerError as failure:
-                error = str(failure)
-            except Exception as failure:
-                _log.exception("Applying the model configuration failed")
-                error = type(failure).__name__
-            self._keeper.configured = (generation, error)
-            self._keeper.publish()
+            if board.generation != self._keeper.configured[0]:
+                await self._follow_once(board)
+
+    async def _follow_once(self, board: ModelBoard) -> None:
+        generation, text = board.configuration()
+        error = ""
+        try:
+            await self._apply(await asyncio.to_thread(self._configuration.parsed, text))
+        except ModelServerError as failure:
+            error = str(failure)
+        except Exception as failure:
+            _log.exception("Applying the model configuration failed")
+            error = type(failure).__name__
+        self._keeper.configured = (generation, error)
+        self._keeper.publish()

@@ -24,14 +24,20 @@ class FatalLoads:
     Args:
         board: where they are; none where there is one process.
         number: of this worker.
+
+    Attributes:
+        has_predecessor: a worker of this number was there before: this is no server's start.
     """
 
     def __init__(self, board: ModelBoard | None, number: int) -> None:
         self._board = board
         self._number = number
         self._notes: dict[str, dict[str, tuple[str, int]]] = {}
-        if board is not None and (noted := board.noted(number)):
+        noted = b"" if board is None else board.noted(number)
+        self.has_predecessor = bool(noted)
+        if noted:
             self._notes = orjson.loads(noted)
+        self._write()
 
     def deaths(self, name: str, version: int, files: tuple[object, ...]) -> int:
         """How many workers in a row died while they loaded a version whose files were these."""

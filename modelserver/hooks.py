@@ -14,13 +14,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
+from modelserver import tensor_rows
 from modelserver.errors import InferenceError
+from modelserver.messages import TensorRequest
 from modelserver.protocols import v1_rows
 
 Headers = Mapping[str, str]
 ResponseHeaders = MutableMapping[str, str]
 Hook = Callable[..., Any]
 Submit = Callable[[Any, int, int, Hashable], asyncio.Future[Any]]
+ALONE = float("nan")
+"""The key of a request that shares a call with no other: it is equal to nothing, not even to itself."""
+
+MayJoin = Callable[[Any], bool]
 Observe = Callable[[float, int], None]
 """Takes the seconds of a hook's call and the number of requests it was for."""
 
@@ -98,7 +104,12 @@ class Step:
         return replace(self, call=timed(self.call, observe))
 
     def joined(
-        self, runner: HookRunner, max_batch_size: int, max_latency_s: float, observe: Observe | None = None
+        self,
+        runner: HookRunner,
+        max_batch_size: int,
+        max_latency_s: float,
+        observe: Observe | None = None,
+        may_join: MayJoin | None = None,
     ) -> Step:
         """This step for several requests at once, if that is possible: a plain ``def`` without headers."""
         if not self.blocks or self.takes_headers:
@@ -106,7 +117,7 @@ class Step:
         submit = runner.batcher(partial(_predict_joined, self, observe), max_batch_size, max_latency_s)
         if submit is None:
             return self.timed(observe)
-        return Step(partial(_predict_in_batch, submit), on_loop=True, joins=True)
+        return Step(partial(_predict_in_batch, submit, may_join), on_loop=True, joins=True)
 
 
 class Walk:
@@ -201,23 +212,35 @@ def _run_blocking(
     return value, position
 
 
-def _predict_in_batch(submit: Submit, payload: Any, size: int) -> asyncio.Future[Any]:
+def _predict_in_batch(
+    submit: Submit, may_join: MayJoin | None, payload: Any, size: int
+) -> asyncio.Future[Any]:
     """The predict step of a model that takes several requests at once."""
-    key = v1_rows.batch_key(payload)
-    rows = 1 if key is None else len(payload["instances"])
-    return submit(payload, rows, size, object() if key is None else key)
+    rows = 1
+    if isinstance(payload, TensorRequest):
+        key = tensor_rows.batch_key(payload) if may_join is not None and may_join(payload) else None
+        if key is not None:
+            rows = tensor_rows.row_count(payload)
+    else:
+        key = v1_rows.batch_key(payload)
+        if key is not None:
+            rows = len(payload["instances"])
+            if may_join is not None and not may_join(payload):
+                key = None
+    return submit(payload, rows, size, ALONE if key is None else key)
 
 
 def _predict_joined(step: Step, observe: Observe | None, payloads: list[Any]) -> list[Any]:
     """Call predict once for several requests."""
-    joined = payloads[0] if len(payloads) == 1 else v1_rows.join(payloads)
+    kind: Any = tensor_rows if isinstance(payloads[0], TensorRequest) else v1_rows
+    joined = payloads[0] if len(payloads) == 1 else kind.join(payloads)
     started = time.perf_counter()
     try:
         answer, _ = _run_blocking((step,), 0, joined, ({}, {}))
     finally:
         if observe is not None:
             observe(time.perf_counter() - started, len(payloads))
-    return [answer] if len(payloads) == 1 else v1_rows.split(answer, payloads)
+    return [answer] if len(payloads) == 1 else kind.split(answer, payloads)
 
 
 def _timed(call: Callable[..., Any], observe: Observe) -> Callable[..., Any]:

@@ -22,6 +22,7 @@ from modelserver.model import Model
 _log = logging.getLogger("modelserver.server")
 
 _STOP_MODEL_S = 2.0
+_FREED_LATER_S = 1.0
 
 
 class Loader:
@@ -60,8 +61,10 @@ class Loader:
         self.threads[titled(name, model)] = threads
 
     def detach(self, name: str, model: Model) -> None:
-        """Let a model's threads end."""
-        self.threads.pop(titled(name, model)).close()
+        """Let a model's threads end, if it has some yet."""
+        threads = self.threads.pop(titled(name, model), None)
+        if threads is not None:
+            threads.close()
 
     def is_idle(self, name: str, model: Model) -> bool:
         """Whether no call of an attached model runs or waits."""
@@ -147,7 +150,9 @@ async def give_memory_back() -> None:
     gc.unfreeze()
     keep_for_good()
     with contextlib.suppress(OSError, AttributeError):  # not glibc
-        await asyncio.to_thread(ctypes.CDLL(None).malloc_trim, 0)
+        for _ in range(2):  # a framework's own threads may free the last of it a moment later
+            await asyncio.to_thread(ctypes.CDLL(None).malloc_trim, 0)
+            await asyncio.sleep(_FREED_LATER_S)
 
 
 def _described(model: Model) -> str:

@@ -62,15 +62,51 @@ class Predictor:
     """Add the predictor's own flags, such as ``--model_class_name``."""
 
 
+@dataclass(frozen=True)
+class BatchingParameters:
+    """How requests are to be joined, in TensorFlow Serving's words: what ``--enable_batching`` asks for.
+
+    A predictor finds them as ``options.batching``, which is ``None`` or not there without that flag. The
+    values are as they were written; whether they fit together is the predictor's to say.
+    """
+
+    max_batch_size: int = 1000
+    """Most rows in one call, and in one request."""
+
+    batch_timeout_micros: int = 0
+    """How long, in microseconds, a request may wait for others while the model is idle."""
+
+    max_enqueued_batches: int = 10
+    """Batches that may wait."""
+
+    num_batch_threads: int = 0
+    """Batches that may be computed at the same time; 0: as many as there are cores."""
+
+    allowed_batch_sizes: tuple[int, ...] = ()
+    """The numbers of rows that a call may have; a batch is padded to the next. Empty: any number."""
+
+    pad_variable_length_inputs: bool = False
+    """Whether requests of different inner shapes may share a batch, padded to the largest."""
+
+    enable_large_batch_splitting: bool = False
+    """Whether a large request is cut into several calls."""
+
+    max_execution_batch_size: int = 0
+    """Most rows in one of them; 0: ``max_batch_size``."""
+
+
 def warmup_requests(folder: Path) -> list[dict[str, Any]]:
     """The V1 request bodies in ``warmup.json`` of a model's folder; none if there is no such file.
 
-    The file holds one body, ``{"instances": [...]}``, or a list of them; at most 10 MiB.
+    The file holds one body, ``{"instances": [...]}``, or a list of them; at most 10 MiB. A version's folder
+    (``0001/``) may hold one; else the one beside it, in the model's folder, is for all versions.
 
     Raises:
         ModelLoadError: the file is too large, no JSON, or holds something else.
     """
     path = folder / WARMUP_FILE
+    if not path.is_file() and folder.name.isascii() and folder.name.isdigit():
+        path = folder.parent / WARMUP_FILE
     if not path.is_file():
         return []
     size = path.stat().st_size

@@ -152,7 +152,7 @@ class Service:
         )
         try:
             with _stop_signals(loop, orphaned, stop, stop_now):
-                loading = asyncio.ensure_future(self._load(loader, keeper, on_ready))
+                loading = asyncio.ensure_future(self._load(loader, keeper, configurator, on_ready))
                 stopping = asyncio.ensure_future(stop.wait())
                 await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
                 if loading.done():
@@ -208,12 +208,20 @@ class Service:
         if server is not None:
             await server.drain(self.settings.grace_period, LINGER_S)
 
-    async def _load(self, loader: Loader, keeper: VersionKeeper, on_ready: Callable[[], None]) -> None:
+    async def _load(
+        self,
+        loader: Loader,
+        keeper: VersionKeeper,
+        configurator: Configurator | None,
+        on_ready: Callable[[], None],
+    ) -> None:
         repository = self.repository
         for name, model in repository.get_models().items():
             if name not in repository.versions and not model.ready:
                 await loader.load(name, model)
         await keeper.load_first()
+        if configurator is not None:
+            await configurator.catch_up()
         ready = [model for model in repository.get_models().values() if model.ready]
         if not ready and not any(versions.folder.may_be_empty for versions in repository.versions.values()):
             raise NoModelReady(repository.names())

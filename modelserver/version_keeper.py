@@ -18,9 +18,7 @@ event loop, except for looking at files.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import time
 from collections.abc import Collection, Iterable, Set
 from dataclasses import dataclass, field
@@ -32,21 +30,16 @@ import orjson
 from modelserver.dataplane import DataPlane
 from modelserver.errors import ModelLoadError
 from modelserver.fatal_loads import FatalLoads
-from modelserver.loading import Loader, give_memory_back, keep_new
-from modelserver.model import Model
+from modelserver.loading import Loader, keep_new
 from modelserver.model_board import ModelBoard
+from modelserver.repository.version_files import Files, files_in, look_at
 from modelserver.repository.versions import ModelFolder, ModelVersions, State
+from modelserver.unloading import Unloader
 
 _log = logging.getLogger("modelserver.server")
 
 _SETTLE_S = 1.0
 """Between the two looks that must find the same files in a new version's folder, at most."""
-_DRAIN_LOOK_S = 0.02
-_QUIET_WITHIN_S = 10.0
-_MOST_FILES = 10_000
-
-Files = tuple[tuple[str, int, int], ...]
-"""Name, size and time of change of every file in a folder."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +80,8 @@ class _Kept:
     complaint: str = ""
     """What was logged last of the folder: it is said once."""
     task: asyncio.Task[None] | None = None
+    one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """The look of a moment and that of a new configuration would load the same versions twice."""
 
 
 class VersionKeeper:
@@ -116,7 +111,7 @@ class VersionKeeper:
         self._number = number
         self._fatal = FatalLoads(board, number)
         self._kept: dict[str, _Kept] = {}
-        self._unloading: set[asyncio.Task[None]] = set()
+        self._unloader = Unloader(dataplane, loader, options.drain_s, self.publish)
         self._is_serving = False
         self.configured = (0, "")
         """Generation of the configuration that is followed, and what is wrong with it."""
@@ -149,7 +144,12 @@ class VersionKeeper:
                 raise failed[max(failed)]
             for number, failure in failed.items():
                 _tell_failure(name, number, failure)
-            self._check_labels(versions)
+            try:
+                self._check_labels(versions)
+            except ModelLoadError as error:
+                if names is not None or not self._fatal.has_predecessor:
+                    raise
+                _log.error("%s", error)  # the version went while the server ran, and that ends no service
 
     def start(self) -> None:
         """From now on the models of this worker can be asked, and folders are looked at."""
@@ -161,10 +161,11 @@ class VersionKeeper:
     async def close(self) -> None:
         """Look no more, and wait for no load."""
         self._is_serving = False
-        tasks = [kept.task for kept in self._kept.values() if kept.task is not None] + [*self._unloading]
+        tasks = [kept.task for kept in self._kept.values() if kept.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._unloader.close()
         if self._board is not None:
             self._board.publish(self._number, b"")
 
@@ -232,9 +233,10 @@ class VersionKeeper:
                 self._watch(folder.name)
         elif known.folder != folder:
             kept = self._kept.setdefault(folder.name, _Kept())
-            known.folder = folder
-            kept.failures.clear()
-            await self._look(folder.name, kept, wait_until_settled=False)
+            async with kept.one_at_a_time:
+                known.folder = folder
+                kept.failures.clear()
+                await self._look(folder.name, kept, wait_until_settled=False)
             failed = [status for status in known.statuses() if status.number in kept.failures]
             if failed:
                 raise ModelLoadError(f"version {failed[0].number}: {failed[0].error_message}")
@@ -258,6 +260,8 @@ class VersionKeeper:
             kept.task.cancel()
         versions = self._repository.versions[name]
         self._repository.remove_folder(name)
+        for model in versions.pending.values():  # its load cannot be stopped, and nobody waits for it
+            self._loader.detach(name, model)
         for number in list(versions.models):
             self._unload(name, versions, number)
 
@@ -273,7 +277,8 @@ class VersionKeeper:
             poll_s = self._options.poll_s
             await asyncio.sleep(min(poll_s, _SETTLE_S) if kept.settling else poll_s)
             try:
-                await self._look(name, kept)
+                async with kept.one_at_a_time:
+                    await self._look(name, kept)
             except Exception:  # whatever it is: what is served stays, and the next look may go better
                 _log.exception("Looking after the versions of model %s failed", name)
 
@@ -281,7 +286,7 @@ class VersionKeeper:
         """See what a folder holds, load what is missing, unload what is not wanted."""
         versions = self._repository.versions[name]
         try:
-            found, files = await asyncio.to_thread(_look_at, versions.folder, frozenset(versions.models))
+            found, files = await asyncio.to_thread(look_at, versions.folder, frozenset(versions.models))
         except OSError as error:
             _complain(
                 kept, f"the folder of model {name} cannot be read ({error.strerror}); what is served stays"
@@ -314,12 +319,13 @@ class VersionKeeper:
     async def _add(self, name: str, versions: ModelVersions, kept: _Kept, number: int, path: Path) -> None:
         """Load a version that is not pending yet."""
         failure: Exception | None
+        files = await asyncio.to_thread(files_in, path)
         try:
             model = await asyncio.to_thread(versions.prepare, number, path)
             self._loader.attach(name, model)
         except Exception as error:
             failure = error
-            await self._has_failed(versions, kept, number, error)
+            self._has_failed(versions, kept, number, error, files)
         else:
             failure = await self._load(name, versions, kept, number)
         if failure is not None:
@@ -329,7 +335,7 @@ class VersionKeeper:
         """Take out of what is pending the versions that the last worker died of: they come later or never."""
         fatal = []
         for number in sorted(versions.pending, reverse=True):
-            files = await asyncio.to_thread(_files, versions.paths[number])
+            files = await asyncio.to_thread(files_in, versions.paths[number])
             deaths = self._fatal.deaths(name, number, files)
             if deaths and not versions.pending[number].ready:
                 self._loader.detach(name, versions.pending[number])
@@ -343,10 +349,9 @@ class VersionKeeper:
 
     async def _load_an_older_one(self, name: str, versions: ModelVersions, kept: _Kept) -> None:
         """No version that is wanted can be loaded: serve the newest that can, where the latest is wanted."""
-        policy = versions.folder.policy
-        if policy.specific or policy.everything:
+        if not versions.folder.policy.takes_older:
             return
-        found, _ = await asyncio.to_thread(_look_at, versions.folder, frozenset())
+        found, _ = await asyncio.to_thread(look_at, versions.folder, frozenset())
         for number in sorted(found.keys() - kept.failures.keys(), reverse=True):
             await self._add(name, versions, kept, number, found[number])
             if versions.models:
@@ -363,8 +368,9 @@ class VersionKeeper:
         if not model.ready:  # else the supervisor has loaded it
             versions.set_state(number, State.LOADING)
             self.publish()
+            files = await asyncio.to_thread(files_in, versions.paths[number])
             try:
-                self._fatal.begins(name, number, await asyncio.to_thread(_files, versions.paths[number]))
+                self._fatal.begins(name, number, files)
                 try:
                     if not await self._loader.load(name, model):
                         raise ModelLoadError("load() returned but ready is still False.")
@@ -372,7 +378,7 @@ class VersionKeeper:
                     self._fatal.ended(name, number)
             except Exception as error:
                 self._loader.detach(name, model)
-                await self._has_failed(versions, kept, number, error)
+                self._has_failed(versions, kept, number, error, files)
                 return error
         self._repository.has_loaded(name, model)
         kept.failures.pop(number, None)
@@ -380,8 +386,10 @@ class VersionKeeper:
         keep_new()
         return None
 
-    async def _has_failed(self, versions: ModelVersions, kept: _Kept, number: int, error: Exception) -> None:
-        files = await asyncio.to_thread(_files, versions.paths[number])
+    def _has_failed(
+        self, versions: ModelVersions, kept: _Kept, number: int, error: Exception, files: Files
+    ) -> None:
+        """Note what was tried in vain: ``files`` as they were before, since they may be whole by now."""
         again_at = time.monotonic() + self._options.retry_s
         before = kept.failures.get(number)
         tries = before.tries + 1 if before is not None and before.files == files else 1
@@ -400,41 +408,10 @@ class VersionKeeper:
             self._unload(name, versions, number)
 
     def _unload(self, name: str, versions: ModelVersions, number: int) -> None:
-        """From now on a version gets no request; when it has answered what it has, it ends."""
-        model = versions.retire(number)
+        self._unloader.unload(name, versions, number)
         if name in self._repository.versions:
             self._repository.models[name] = versions.front()
         self.publish()
-        task = asyncio.ensure_future(self._end(name, versions, number, model))
-        self._unloading.add(task)
-        task.add_done_callback(self._unloading.discard)
-
-    async def _end(self, name: str, versions: ModelVersions, number: int, model: Model) -> None:
-        until = time.monotonic() + self._options.drain_s
-        while not self._is_drained(name, model):
-            if self._options.drain_s and time.monotonic() > until:
-                _log.warning("Version %d of model %s still has work and is unloaded", number, name)
-                break
-            await asyncio.sleep(_DRAIN_LOOK_S)
-        await self._loader.stop(model)
-        self._loader.detach(name, model)
-        self._dataplane.forget(model)
-        versions.set_state(number, State.END)
-        self.publish()
-        self._loader.say("Version %d of model %s is unloaded", number, name)
-        del model
-        await self._quiet_moment()
-        await give_memory_back()
-
-    async def _quiet_moment(self) -> None:
-        """Wait until nobody waits for an answer: what comes takes 60 ms with torch imported."""
-        until = time.monotonic() + _QUIET_WITHIN_S
-        # A request sets no event when it ends.
-        while self._dataplane.lifecycle.in_flight and time.monotonic() < until:  # noqa: ASYNC110
-            await asyncio.sleep(_DRAIN_LOOK_S)
-
-    def _is_drained(self, name: str, model: Model) -> bool:
-        return not self._dataplane.waiting_for(model) and self._loader.is_idle(name, model)
 
 
 def _tell_failure(name: str, number: int, failure: Exception) -> None:
@@ -446,27 +423,3 @@ def _complain(kept: _Kept, complaint: str) -> None:
     if complaint and complaint != kept.complaint:
         _log.warning("%s", complaint)
     kept.complaint = complaint
-
-
-def _look_at(folder: ModelFolder, known: Collection[int]) -> tuple[dict[int, Path], dict[int, Files]]:
-    """The versions in a folder that hold a model, and the files of those that are not known.
-
-    Raises:
-        OSError: the folder cannot be read.
-    """
-    found = {number: path for number, path in folder.found().items() if folder.holds_model(path)}
-    return found, {number: _files(path) for number, path in found.items() if number not in known}
-
-
-def _files(folder: Path) -> Files:
-    """What lies in a folder, as far as it can be seen: another answer means that somebody writes into it."""
-    found: list[tuple[str, int, int]] = []
-    for root, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(root, name)  # noqa: PTH118 - a Path for each of many files takes long
-            with contextlib.suppress(OSError):  # it has just gone
-                stat = os.stat(path)  # noqa: PTH116
-                found.append((path, stat.st_size, stat.st_mtime_ns))
-        if len(found) > _MOST_FILES:
-            break
-    return tuple(sorted(found))

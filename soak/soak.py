@@ -18,6 +18,7 @@ import resource
 import signal
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from load import Connection, Load, Mix, Request, WrongAnswer, get, packaged_mix, post, user_mix
 from processes import Server, SoakError, Use, serving
+from versions import REQUESTS_EACH, Folder, upgraded
 from watch import Watch, table
 
 HERE = Path(__file__).resolve().parent
@@ -47,6 +49,9 @@ IDLE, IDLE_S = 10_000, 10.0
 MOST_IDLE_ANSWER_S = 0.1
 MOST_IDLE_BYTES = 16_000
 RESTART_REQUESTS = 10_000
+UPGRADE_REQUESTS = 50_000
+MOST_UPGRADE_MB = 1.0
+"""For each upgrade, all workers together: torch forgets no class that became a TorchScript program."""
 READY_S = 120.0
 
 
@@ -70,8 +75,10 @@ class Finding:
 
 
 _USER = (HERE / "server.py",)
-_TORCH = ("-m", "modelserver", f"model={EXAMPLES / 'iris_pytorch' / 'iris.tgz'}")
-_TF = ("-m", "modelserver", f"model={EXAMPLES / 'iris_tensorflow' / 'iris.tar.gz'}")
+_TORCH_ARCHIVE = EXAMPLES / "iris_pytorch" / "iris.tgz"
+_TF_ARCHIVE = EXAMPLES / "iris_tensorflow" / "iris.tar.gz"
+_TORCH = ("-m", "modelserver", f"model={_TORCH_ARCHIVE}")
+_TF = ("-m", "modelserver", f"model={_TF_ARCHIVE}")
 
 ENDURANCES = {
     "user": Endurance(_USER, 1, 1_000_000),
@@ -244,6 +251,32 @@ async def restart(requests: int = RESTART_REQUESTS) -> Finding:
     return finding
 
 
+async def upgrades(archive: Path, workers: int, requests: int) -> Finding:
+    """Upgrade a packaged model again and again under load: its memory comes back, and no request is lost."""
+    with tempfile.TemporaryDirectory() as where:
+        folder = Folder.of(archive, Path(where))
+        arguments = ("-m", "modelserver", f"model={folder.path}", "--file_system_poll_wait_seconds", "0.2")
+        with serving(arguments, workers, {}) as server:
+            await wait_ready(server)
+            load, watch = Load(server.port, await packaged_mix(server.port, IRIS), clients=8), Watch()
+            watch.add(0, server.use())
+            started = time.monotonic()
+            while folder.number < max(10, requests // REQUESTS_EACH):
+                await upgraded(server.port, folder, load)
+                watch.add(folder.number, server.use())
+            seconds = time.monotonic() - started
+            load.close()
+            await settle(server, watch)
+    upgrade_mb = watch.slope("rss", folder.number // 3) / MB
+    finding = Finding({"requests": load.count, "seconds": f"{seconds:.0f}"})
+    finding.cells |= {"MB at start": f"{watch.first.rss / MB:.1f}", "MB at end": f"{watch.last.rss / MB:.1f}"}
+    judge_leftovers(finding, watch)
+    finding.cells["note"] = f"{folder.number - 1} upgrades, {upgrade_mb:+.3f} MB each, 0 requests lost"
+    if upgrade_mb > MOST_UPGRADE_MB:
+        finding.broken.append(f"{upgrade_mb:.2f} MB more for each upgrade; allowed: {MOST_UPGRADE_MB:g}")
+    return finding
+
+
 def scenarios() -> dict[str, Callable[[int | None], Awaitable[Finding]]]:
     """All of them, by name; each takes a number of requests, or ``None`` for its own."""
 
@@ -254,6 +287,8 @@ def scenarios() -> dict[str, Callable[[int | None], Awaitable[Finding]]]:
         **{name: lasting(scenario) for name, scenario in ENDURANCES.items()},
         "idle": lambda requests: idle(),
         "restart": lambda requests: restart(requests or RESTART_REQUESTS),
+        "versions": lambda requests: upgrades(_TORCH_ARCHIVE, 2, requests or UPGRADE_REQUESTS),
+        "versions-tf": lambda requests: upgrades(_TF_ARCHIVE, 2, requests or UPGRADE_REQUESTS),
     }
 
 

@@ -106,6 +106,11 @@ class VersionPolicy:
             return set(numbers)
         return set(sorted(numbers)[-self.latest :])
 
+    @property
+    def takes_older(self) -> bool:
+        """Whether an older version will do where none that is chosen can be loaded."""
+        return not self.specific and not self.everything
+
     def __str__(self) -> str:
         if self.specific:
             return f"only {', '.join(map(str, sorted(self.specific)))}"
@@ -202,7 +207,8 @@ class ModelVersions:
         Also in a worker that begins later than its supervisor: what was wanted then may not be wanted now.
 
         Raises:
-            ModelLoadError: there is nothing to serve, or no version of it can be made.
+            ModelLoadError: there is nothing to serve.
+            Exception: what ``build`` raised, if no version can be made.
         """
         name = self.folder.name
         try:
@@ -219,14 +225,19 @@ class ModelVersions:
         wanted = self.folder.policy.choose(complete)
         for number in self.pending.keys() - wanted if wanted else ():
             self.pending.pop(number).stop()
-        failure: ModelLoadError | None = None
-        for number in sorted(wanted - self.pending.keys()):
+        failure: Exception | None = None
+        older = sorted(set(complete) - wanted) if self.folder.policy.takes_older else []
+        for number in (*sorted(wanted - self.pending.keys()), *reversed(older)):
+            if number in older and self.pending:
+                break  # only where no version that is wanted can be made
             try:
                 self.prepare(number, found[number])
-            except ModelLoadError as error:
-                failure = error
+            except Exception as error:
+                failure = failure or error
                 self.set_state(number, State.END, "INTERNAL", str(error))
         if self.pending or self.folder.may_be_empty:
+            if failure is not None:
+                _log.error("model %s: a version cannot be made: %s", name, failure, exc_info=failure)
             return
         raise failure or ModelLoadError(
             f"model {name}: none of the versions that are wanted is there. Found: "

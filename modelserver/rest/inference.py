@@ -17,7 +17,8 @@ from modelserver.dataplane import DataPlane
 from modelserver.errors import ModelTimeout
 from modelserver.http.head import lowered
 from modelserver.model import ModelType
-from modelserver.protocols import tfs_json, v1_json
+from modelserver.protocols import v1_json
+from modelserver.protocols.v1_rules import CODECS
 from modelserver.rest import request_ids
 from modelserver.rest.answers import NO_HEADERS, Answer, checked_headers, error_answer
 from modelserver.rest.coding import BodySizes, gzipped, inflate, is_quick, is_worth_gzip, takes_gzip
@@ -26,7 +27,6 @@ from modelserver.waiting import Backlog
 # Never sent: what the log says of a request whose client left. 499 is nginx's number for it.
 GONE = Answer(499, b"")
 _ABOUT_EXAMPLES = (ModelType.CLASSIFIER, ModelType.REGRESSOR)
-_CODECS = {"kserve": v1_json, "tensorflow_serving": tfs_json}
 
 
 class Target(NamedTuple):
@@ -143,7 +143,7 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         if coding is not None:
             body = inflate(body, coding, self._sizes.most_in)
             self._hold(len(body))
-        codec = self._codec = _CODECS[model.json_rules]
+        codec = self._codec = CODECS[model.json_rules]
         payload = codec.decode_request(body, self._headers.get("content-type", ""), model.instances_dtype)
         return self._dataplane.infer(
             model,

@@ -47,7 +47,7 @@ def test_one_server_answers_for_both_frameworks(both, model):
 
 def test_start_up_says_what_is_served_and_prints_curl_lines_that_work(both):
     text = wait_until(lambda: both.text() if both.text().count("Try: curl") == 2 else None)
-    assert "Model iris loaded in" in text
+    assert "Model iris version 1 loaded in" in text
     assert "tensorflow_savedmodel; inputs" in text
     assert "FP32[-1, 4]" in text
     lines = CURL.findall(text)
@@ -59,8 +59,9 @@ def test_start_up_says_what_is_served_and_prints_curl_lines_that_work(both):
         assert len(response.json()["predictions"]) == 1
 
 
+_NO_JSON = "Unrecognized request format|JSON Parse error"  # KServe's words, TensorFlow Serving's
 WRONG = {
-    "not JSON": ('{"instances": [[6.8', "Unrecognized request format"),
+    "not JSON": ('{"instances": [[6.8', _NO_JSON),
     "ragged rows": ({"instances": [[1, 2, 3, 4], [1, 2, 3]]}, r"\b1\b.*\[3\].*\[4\]"),
     "wrong width": ({"instances": [[1.0, 2.0, 3.0]]}, r"\[1, ?3\].*4\]"),
     "strings for numbers": ({"instances": [["1", "2", "3", "4"]]}, "string|float"),
@@ -69,8 +70,8 @@ WRONG = {
     "no rows": ({"instances": []}, "No values in .instances."),
     "instances no list": ({"instances": 5}, "list"),
     "rows of objects": ({"instances": [{"nope": 1}]}, "nope|measurements"),
-    "too deep": ("[" * 5000, "Unrecognized request format"),
-    "bytes": (b"\x00\xff", "Unrecognized request format"),
+    "too deep": ("[" * 5000, _NO_JSON),
+    "bytes": (b"\x00\xff", _NO_JSON),
 }
 
 

@@ -98,9 +98,9 @@ def test_start_takes_a_list_of_models(argument):
 
 def test_arguments_of_kserve_that_do_nothing_are_named():
     program = (
-        "import modelserver; modelserver.ModelServer(http_port=0, grpc_port=1, enable_grpc=False).start([])"
+        "import modelserver; modelserver.ModelServer(http_port=0, max_threads=4, event_loop='auto').start([])"
     )
-    assert "Arguments that do nothing here: enable_grpc, grpc_port" in run(["-c", program]).stderr
+    assert "Arguments that do nothing here: event_loop, max_threads" in run(["-c", program]).stderr
     assert (
         "TypeError: ModelServer has no setting htp_port"
         in run(["-c", "import modelserver; modelserver.ModelServer(htp_port=1)"]).stderr

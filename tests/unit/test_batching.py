@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelserver.batching import Batcher
+from modelserver.hooks import ALONE
 
 
 class Inline:
@@ -296,6 +297,23 @@ def test_with_a_latency_a_lone_item_waits_that_long_for_company():
         assert calls == [[1, 2], [3]]
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("keys", [[ALONE], [1, ALONE], [ALONE, ALONE]])
+def test_what_goes_alone_waits_for_no_company_and_nothing_waits_behind_it(keys):
+    calls = []
+
+    def call(items):
+        calls.append(list(items))
+        return items
+
+    async def main():
+        batcher = Batcher(call, Inline(), 100, max_latency_s=1000)
+        futures = [batcher.submit(n, rows=1, size=1, key=key) for n, key in enumerate(keys)]
+        await asyncio.wait_for(asyncio.gather(*futures), 20)
+
+    asyncio.run(main())
+    assert calls == [[n] for n in range(len(keys))]
 
 
 def test_an_item_that_nobody_waits_for_is_let_go_at_once():

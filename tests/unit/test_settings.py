@@ -1,6 +1,7 @@
 """Settings: where a value comes from, and what is refused."""
 
 import argparse
+import dataclasses
 
 import pytest
 
@@ -66,6 +67,24 @@ def test_a_word_that_is_no_boolean_is_refused(capsys):
     with pytest.raises(SystemExit):
         resolve({}, ["--access_log", "maybe"], {})
     assert "--access_log" in capsys.readouterr().err
+
+
+def test_a_switch_may_stand_alone():
+    flag = "--allow_version_labels_for_unavailable_models"
+    for arguments in ([flag], [flag, "iris.tgz"], [flag, "on"], [f"{flag}=1"]):
+        assert resolve({}, arguments, {}).allow_version_labels_for_unavailable_models is True
+    assert resolve({}, [flag, "off"], {}).allow_version_labels_for_unavailable_models is False
+
+
+def test_a_second_flag_is_the_same():
+    assert resolve({}, ["--rest_api_port=8501"], {"PORT": "9000"}).http_port == 8501
+    assert resolve({}, ["--rest_api_enable_cors_support"], {}).enable_cors is True
+
+
+def test_the_command_line_is_not_read_where_everything_is_given(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["program", "--http_port=nonsense"])
+    given = dataclasses.asdict(Settings(workers=3))
+    assert resolve(given).workers == 3
 
 
 def test_the_parent_parser_joins_a_users_own(monkeypatch):

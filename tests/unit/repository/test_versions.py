@@ -127,8 +127,23 @@ def test_a_version_that_cannot_be_made_ends_and_the_others_go_on(tmp_path):
         VersionStatus(2, State.END, "INTERNAL", "no code"),
         VersionStatus(1, State.START),
     ]
-    with pytest.raises(ModelLoadError, match="no code"):
-        ModelVersions(ModelFolder("m", tmp_path, build)).begin()
+
+
+def test_where_the_newest_cannot_be_made_the_one_before_is(tmp_path):
+    make(tmp_path, "1", "2", "3")
+
+    def build(path, number):
+        if number > 1:
+            raise ImportError(f"no module {number}")
+        return Model("m")
+
+    versions = ModelVersions(ModelFolder("m", tmp_path, build))
+    versions.begin()
+    assert sorted(versions.pending) == [1]
+    assert [status.error_message for status in versions.statuses()] == ["no module 3", "no module 2", ""]
+    named = VersionPolicy(specific=frozenset((2,)))
+    with pytest.raises(ImportError, match="no module 2"):
+        ModelVersions(ModelFolder("m", tmp_path, build, named)).begin()
 
 
 def loaded(tmp_path, *numbers, labels=None):
