@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Collection, Iterable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ import orjson
 
 from modelserver.dataplane import DataPlane
 from modelserver.errors import ModelLoadError
+from modelserver.failed_loads import Failures
 from modelserver.fatal_loads import FatalLoads
 from modelserver.loading import Loader, keep_new
 from modelserver.model_board import ModelBoard
@@ -62,21 +62,12 @@ class KeepingOptions:
 
 
 @dataclass
-class _Failure:
-    """A version that could not be loaded."""
-
-    files: Files
-    again_at: float
-    tries: int = 1
-
-
-@dataclass
 class _Kept:
     """What is known of one folder, beside its versions."""
 
     settling: dict[int, Files] = field(default_factory=dict)
     """What the last look has found in versions that are to be loaded."""
-    failures: dict[int, _Failure] = field(default_factory=dict)
+    failures: Failures = field(default_factory=Failures)
     complaint: str = ""
     """What was logged last of the folder: it is said once."""
     task: asyncio.Task[None] | None = None
@@ -237,7 +228,7 @@ class VersionKeeper:
                 known.folder = folder
                 kept.failures.clear()
                 await self._look(folder.name, kept, wait_until_settled=False)
-            failed = [status for status in known.statuses() if status.number in kept.failures]
+            failed = [status for status in known.statuses() if status.number in kept.failures.numbers]
             if failed:
                 raise ModelLoadError(f"version {failed[0].number}: {failed[0].error_message}")
             self._check_labels(known)
@@ -302,19 +293,13 @@ class VersionKeeper:
         missing = [number for number in sorted(wanted, reverse=True) if number in files]
         before, kept.settling = kept.settling, {}
         for number in missing:
-            if self._is_given_up(kept.failures.get(number), files[number]):
+            if kept.failures.has_given_up(number, files[number], self._options.retries):
                 continue
             if wait_until_settled and before.get(number) != files[number]:
                 kept.settling[number] = files[number]
                 continue
             await self._add(name, versions, kept, number, found[number])
         self._release(name, versions, wanted)
-
-    def _is_given_up(self, failure: _Failure | None, files: Files) -> bool:
-        """Whether a version was tried in vain, and is not to be tried now."""
-        if failure is None or failure.files != files:
-            return False
-        return failure.tries > self._options.retries or time.monotonic() < failure.again_at
 
     async def _add(self, name: str, versions: ModelVersions, kept: _Kept, number: int, path: Path) -> None:
         """Load a version that is not pending yet."""
@@ -339,7 +324,7 @@ class VersionKeeper:
             deaths = self._fatal.deaths(name, number, files)
             if deaths and not versions.pending[number].ready:
                 self._loader.detach(name, versions.pending[number])
-                kept.failures[number] = _Failure(files, time.monotonic() + self._options.retry_s, deaths)
+                kept.failures.add(number, files, self._options.retry_s, deaths)
                 versions.failed(number, "The worker process died while it loaded this version.")
                 _log.error(
                     "Version %d of model %s: the worker died while it loaded this version", number, name
@@ -352,7 +337,7 @@ class VersionKeeper:
         if not versions.folder.policy.takes_older:
             return
         found, _ = await asyncio.to_thread(look_at, versions.folder, frozenset())
-        for number in sorted(found.keys() - kept.failures.keys(), reverse=True):
+        for number in sorted(found.keys() - kept.failures.numbers, reverse=True):
             await self._add(name, versions, kept, number, found[number])
             if versions.models:
                 _log.error("Model %s: version %d is served, since none that is newer can be", name, number)
@@ -381,7 +366,7 @@ class VersionKeeper:
                 self._has_failed(versions, kept, number, error, files)
                 return error
         self._repository.has_loaded(name, model)
-        kept.failures.pop(number, None)
+        kept.failures.forget(number)
         self.publish()
         keep_new()
         return None
@@ -390,10 +375,7 @@ class VersionKeeper:
         self, versions: ModelVersions, kept: _Kept, number: int, error: Exception, files: Files
     ) -> None:
         """Note what was tried in vain: ``files`` as they were before, since they may be whole by now."""
-        again_at = time.monotonic() + self._options.retry_s
-        before = kept.failures.get(number)
-        tries = before.tries + 1 if before is not None and before.files == files else 1
-        kept.failures[number] = _Failure(files, again_at, tries)
+        kept.failures.add(number, files, self._options.retry_s)
         versions.failed(number, str(error))
         self.publish()
 

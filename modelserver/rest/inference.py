@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from tornado import httputil, iostream
 
@@ -22,20 +22,12 @@ from modelserver.protocols.v1_rules import CODECS
 from modelserver.rest import request_ids
 from modelserver.rest.answers import NO_HEADERS, Answer, checked_headers, error_answer
 from modelserver.rest.coding import BodySizes, gzipped, inflate, is_quick, is_worth_gzip, takes_gzip
+from modelserver.rest.targets import Target
 from modelserver.waiting import Backlog
 
 # Never sent: what the log says of a request whose client left. 499 is nginx's number for it.
 GONE = Answer(499, b"")
 _ABOUT_EXAMPLES = (ModelType.CLASSIFIER, ModelType.REGRESSOR)
-
-
-class Target(NamedTuple):
-    """What the URL of a request for a model names."""
-
-    model_name: str
-    model_type: ModelType
-    version: int | str | None = None
-    """A number or a label; ``None``: the newest."""
 
 
 class InferenceDelegate(httputil.HTTPMessageDelegate):

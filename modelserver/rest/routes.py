@@ -20,9 +20,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
-from urllib.parse import unquote
 
 from tornado import httputil, web
 
@@ -43,56 +42,16 @@ from modelserver.rest.body_memory import BodyMemory
 from modelserver.rest.breaking import breaking
 from modelserver.rest.coding import BodySizes
 from modelserver.rest.cors import CORS, AddFields, CORSDelegate, PreflightDelegate, asks_for_leave
-from modelserver.rest.inference import InferenceDelegate, Target
+from modelserver.rest.inference import InferenceDelegate
 from modelserver.rest.refusal import RefusalDelegate, too_large
+from modelserver.rest.targets import Target, inference_target
 
-_PREFIX = "/v1/models/"
 _ANYBODY = Access()
-_VERBS = {kind.verb: kind for kind in ModelType}
-_NUMBER = re.compile(r"[0-9]{1,40}")
 _NAME, _VERSION = r"/(?i:v1/models)/([^/:]+)", r"/(?i:(versions|labels))/([^/:]+)"
 _WORDS = {kind: kind.verb for kind in ModelType}  # a property takes 0.1 us longer
-_VERB = f":(?:{'|'.join(_VERBS)})"
+_VERB = f":(?:{'|'.join(kind.verb for kind in ModelType)})"
 # What load balancers, Kubernetes and Prometheus ask every few seconds.
 _PROBE = re.compile(r"/(|metrics|v1/models/[^/:?]+|v2/health/(live|ready)|v2/models/[^?]+/ready)(\?.*)?")
-
-
-@lru_cache(maxsize=1024)
-def inference_target(method: str, path: str) -> Target | None:
-    """Model, verb and version, if this is a call of a hot verb.
-
-    >>> inference_target("POST", "/v1/models/iris:predict")
-    Target(model_name='iris', model_type=<ModelType.PREDICTOR: 2>, version=None)
-    >>> inference_target("POST", "/v1/models/iris/versions/0012:classify")
-    Target(model_name='iris', model_type=<ModelType.CLASSIFIER: 3>, version=12)
-    >>> inference_target("POST", "/v1/models/iris/labels/stable:predict").version
-    'stable'
-    >>> inference_target("GET", "/v1/models/iris:predict")
-    """
-    if method != "POST" or path[: len(_PREFIX)].lower() != _PREFIX:  # TensorFlow Serving takes /V1/Models
-        return None
-    rest = path[len(_PREFIX) :].partition("?")[0]
-    if "/" in rest:
-        rest, _, last = rest.rpartition("/")
-        last, colon, verb = (unquote(last) if "%" in last else last).rpartition(":")
-        name, _, kind = rest.rpartition("/")
-        name = unquote(name)
-        version = _version(kind.lower(), last)
-        if "/" in name or version is None:
-            return None
-    else:
-        # KServe's own client percent-encodes the colon.
-        name, colon, verb = (unquote(rest) if "%" in rest else rest).rpartition(":")
-        version = None
-    model_type = _VERBS.get(verb)
-    return Target(name, model_type, version) if colon and name and model_type is not None else None
-
-
-def _version(kind: str, text: str) -> int | str | None:
-    """The version that the end of a path names: ``versions/12`` or ``labels/stable``."""
-    if kind == "labels":
-        return text or None
-    return int(text) if kind == "versions" and _NUMBER.fullmatch(text) else None
 
 
 class Application(web.Application):

@@ -63,9 +63,9 @@ def frozen(network: Network, example: Tensors, index_limit: int = 0) -> Network:
 def _scripted(module: torch.nn.Module) -> tuple[Any, Call]:
     """A program of the network, and the ``forward`` of its frozen form. The program must live as long.
 
-    To freeze is to copy a program, to inline its functions and to drop the copy; when an operator fails, torch
-    (2.13) asks those functions for their names, which are in freed memory by then, and may crash. What is
-    inlined before belongs to the program itself.
+    To freeze is to copy a program, to inline its functions and to drop the copy; when an operator fails,
+    torch (2.13) asks those functions for their names, which are in freed memory by then, and may crash. What
+    is inlined before belongs to the program itself.
     """
     with warnings.catch_warnings():
         # torch 2.13 advises authors to export; here nobody has to keep the program.

@@ -60,8 +60,8 @@ def _keep_free_blocks() -> None:
     """Without a pool, malloc must not give large blocks back to the system at every call.
 
     Measured, MobileNetV2, CPU for one picture and for 16: the pool 20 and 265 ms, without it 25 and 330, with
-    these settings 20 and 270. What an unloaded model had goes back by ``malloc_trim``, which leaves alone what
-    is free at the end of other threads' arenas: hence one arena for all.
+    these settings 20 and 270. What an unloaded model had goes back by ``malloc_trim``, which leaves alone
+    what is free at the end of other threads' arenas: hence one arena for all.
     """
     with suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL(None)

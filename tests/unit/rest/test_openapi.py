@@ -6,7 +6,7 @@ import pytest
 
 import modelserver
 from modelserver.rest import openapi
-from modelserver.rest.routes import inference_target
+from modelserver.rest.targets import inference_target
 
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 

@@ -6,7 +6,7 @@ import pytest
 from tornado import httpclient, httpserver, testing, web
 
 from modelserver import Model, ModelServer, ModelType
-from modelserver.rest.routes import inference_target
+from modelserver.rest.targets import inference_target
 
 
 @pytest.mark.parametrize(
