@@ -77,6 +77,10 @@ class ModelThreads:
             would stop the loop, and health with it, the first time it does.
         metrics: of the model.
         clock: seconds, from any start.
+
+    Attributes:
+        name: the same.
+        inline: the same; may be changed.
     """
 
     def __init__(
@@ -89,9 +93,9 @@ class ModelThreads:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
-        self._name = name
+        self.name = name
         self._started = 0
-        self._inline = inline
+        self.inline = inline
         self._metrics = metrics
         self._clock = clock
         self._pending = 0
@@ -131,7 +135,7 @@ class ModelThreads:
         Never beside a call on a thread: with one thread the model's code stays serial.
         """
         return (
-            self._inline
+            self.inline
             and not self._pending
             and self._short_calls >= _PROOF_CALLS
             and size <= self._largest_short
@@ -197,7 +201,7 @@ class ModelThreads:
 
     def _new_thread(self) -> _Thread:
         thread = _Thread()
-        name = f"{_THREAD_NAME}{self._name}-{self._started}"
+        name = f"{_THREAD_NAME}{self.name}-{self._started}"
         self._started += 1
         threading.Thread(target=self._work, args=(thread,), name=name, daemon=True).start()
         return thread

@@ -34,13 +34,13 @@ class Loader:
         announce: log each load; one worker of several does.
 
     Attributes:
-        threads: of the models that were attached, by the model's name and version.
+        threads: of the models that were attached, by the model's identity.
     """
 
     def __init__(
         self, model_threads: int = 1, metrics: Metrics | None = None, *, announce: bool = True
     ) -> None:
-        self.threads: dict[str, ModelThreads] = {}
+        self.threads: dict[int, ModelThreads] = {}
         self._model_threads = model_threads
         self._metrics = metrics
         self._announce = announce
@@ -52,23 +52,23 @@ class Loader:
     def attach(self, name: str, model: Model) -> None:
         """Give a model its threads, in the process that serves it: a fork copies no thread."""
         threads = ModelThreads(
-            name,
+            titled(name, model),
             self._model_threads,
             inline=model.never_waits,
             metrics=None if self._metrics is None else self._metrics.model(name),
         )
         model.attach_runner(threads)
-        self.threads[titled(name, model)] = threads
+        self.threads[id(model)] = threads
 
-    def detach(self, name: str, model: Model) -> None:
+    def detach(self, model: Model) -> None:
         """Let a model's threads end, if it has some yet."""
-        threads = self.threads.pop(titled(name, model), None)
+        threads = self.threads.pop(id(model), None)
         if threads is not None:
             threads.close()
 
-    def is_idle(self, name: str, model: Model) -> bool:
+    def is_idle(self, model: Model) -> bool:
         """Whether no call of an attached model runs or waits."""
-        return self.threads[titled(name, model)].is_idle
+        return self.threads[id(model)].is_idle
 
     async def load(self, name: str, model: Model) -> bool:
         """Run a model's ``load``.
@@ -91,6 +91,9 @@ class Loader:
             if isinstance(error, ModelLoadError):
                 raise ModelLoadError(f"model {titled(name, model)}: {error}") from error
             raise
+        threads = self.threads.get(id(model))
+        if threads is not None:
+            threads.inline = model.never_waits  # which `load` may have found out
         if is_ready:
             elapsed = time.perf_counter() - started
             if metrics is not None:

@@ -169,9 +169,10 @@ class Service:
                 await keeper.close()
                 draining_grpc = asyncio.ensure_future(self._drain_grpc(grpc_server))
                 status = await self._drain(http_server, stop_now)
-                if stop_now.is_set():
-                    draining_grpc.cancel()
-                await asyncio.wait((draining_grpc,))
+                stopping_now = asyncio.ensure_future(stop_now.wait())
+                await asyncio.wait((draining_grpc, stopping_now), return_when=asyncio.FIRST_COMPLETED)
+                draining_grpc.cancel()
+                stopping_now.cancel()
                 return 1 if on_hung is None and watch.hung_calls >= _MOST_HUNG else status
         finally:
             watch.close()

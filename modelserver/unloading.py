@@ -55,13 +55,13 @@ class Unloader:
 
     async def _end(self, name: str, versions: ModelVersions, number: int, model: Model) -> None:
         until = time.monotonic() + self._drain_s
-        while self._dataplane.waiting_for(model) or not self._loader.is_idle(name, model):
+        while self._dataplane.waiting_for(model) or not self._loader.is_idle(model):
             if self._drain_s and time.monotonic() > until:
                 _log.warning("Version %d of model %s still has work and is unloaded", number, name)
                 break
             await asyncio.sleep(_LOOK_S)
         await self._loader.stop(model)
-        self._loader.detach(name, model)
+        self._loader.detach(model)
         self._dataplane.forget(model)
         versions.set_state(number, State.END)
         self._on_end()

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Set
+from collections.abc import Collection, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,36 +109,18 @@ class VersionKeeper:
 
     # -- from outside
 
-    async def load_first(self, names: Iterable[str] | None = None) -> None:
+    async def load_first(self) -> None:
         """Load the versions that are pending, the newest of each model first.
-
-        Args:
-            names: of which models; default: all.
 
         Raises:
             Exception: what the newest version of a model raised, if no version of it can be loaded.
         """
-        for name in list(self._repository.versions) if names is None else names:
-            versions = self._repository.versions[name]
-            kept = self._kept.setdefault(name, _Kept())
-            fatal = await self._set_fatal_aside(name, versions, kept)
-            failed: dict[int, Exception] = {}
-            for number in sorted(versions.pending, reverse=True):
-                failure = await self._load(name, versions, kept, number)
-                if failure is not None:
-                    failed[number] = failure
-            if (failed or fatal) and not versions.models:
-                await self._load_an_older_one(name, versions, kept)
-            for number in fatal if not versions.models else ():  # then it is that or nothing
-                await self._add(name, versions, kept, number, versions.paths[number])
-            if failed and not versions.models:
-                raise failed[max(failed)]
-            for number, failure in failed.items():
-                _tell_failure(name, number, failure)
+        for name, versions in list(self._repository.versions.items()):
+            await self._load_model(name, versions)
             try:
                 self._check_labels(versions)
             except ModelLoadError as error:
-                if names is not None or not self._fatal.has_predecessor:
+                if not self._fatal.has_predecessor:
                     raise
                 _log.error("%s", error)  # the version went while the server ran, and that ends no service
 
@@ -206,6 +188,24 @@ class VersionKeeper:
 
     # -- a folder
 
+    async def _load_model(self, name: str, versions: ModelVersions) -> None:
+        """Load what is pending, or an older version."""
+        kept = self._kept.setdefault(name, _Kept())
+        fatal = await self._set_fatal_aside(name, versions, kept)
+        failed: dict[int, Exception] = {}
+        for number in sorted(versions.pending, reverse=True):
+            failure = await self._load(name, versions, kept, number)
+            if failure is not None:
+                failed[number] = failure
+        if (failed or fatal) and not versions.models:
+            await self._load_an_older_one(name, versions, kept)
+        for number in fatal if not versions.models else ():  # then it is that or nothing
+            await self._add(name, versions, kept, number, versions.paths[number])
+        if failed and not versions.models:
+            raise failed[max(failed)]
+        for number, failure in failed.items():
+            _tell_failure(name, number, failure)
+
     async def _take(self, folder: ModelFolder) -> None:
         """Serve a folder that is new, or is to be served in another way."""
         known = self._repository.versions.get(folder.name)
@@ -216,12 +216,14 @@ class VersionKeeper:
             for model in self._repository.versions[folder.name].all_models():
                 self._loader.attach(folder.name, model)
             try:
-                await self.load_first([folder.name])
+                await self._load_model(folder.name, self._repository.versions[folder.name])
             except Exception:
                 self._drop(folder.name)
                 raise
             if self._is_serving:
                 self._watch(folder.name)
+        elif known.folder.path != folder.path:
+            await self._move(known, folder)
         elif known.folder != folder:
             kept = self._kept.setdefault(folder.name, _Kept())
             async with kept.one_at_a_time:
@@ -231,7 +233,26 @@ class VersionKeeper:
             failed = [status for status in known.statuses() if status.number in kept.failures.numbers]
             if failed:
                 raise ModelLoadError(f"version {failed[0].number}: {failed[0].error_message}")
-            self._check_labels(known)
+        self._check_labels(self._repository.versions[folder.name])
+
+    async def _move(self, known: ModelVersions, folder: ModelFolder) -> None:
+        """Serve a model from another folder: its version 1 is not the version 1 of before."""
+        name, moved = folder.name, ModelVersions(folder)
+        await asyncio.to_thread(moved.begin)
+        for model in moved.all_models():
+            self._loader.attach(name, model)
+        self._stop_watching(name)
+        try:
+            await self._load_model(name, moved)
+        except Exception:
+            for model in moved.all_models():
+                self._loader.detach(model)
+            del self._kept[name]
+            self._watch(name)  # the folder of before, which goes on
+            raise
+        self._repository.replace_versions(moved)
+        self._retire(name, known)
+        self._watch(name)
 
     def _check_labels(self, versions: ModelVersions) -> None:
         """A label of a version that nobody can ask is a mistake, unless the user says that it may wait."""
@@ -246,15 +267,23 @@ class VersionKeeper:
 
     def _drop(self, name: str) -> None:
         """Serve a model no more."""
+        self._stop_watching(name)
+        versions = self._repository.versions[name]
+        self._repository.remove_folder(name)
+        self._retire(name, versions)
+
+    def _retire(self, name: str, versions: ModelVersions) -> None:
+        """End all versions of a folder that is served no more."""
+        for model in versions.pending.values():  # its load cannot be stopped, and nobody waits for it
+            self._loader.detach(model)
+        for number in list(versions.models):
+            self._unloader.unload(name, versions, number)
+        self.publish()
+
+    def _stop_watching(self, name: str) -> None:
         kept = self._kept.pop(name, None)
         if kept is not None and kept.task is not None:
             kept.task.cancel()
-        versions = self._repository.versions[name]
-        self._repository.remove_folder(name)
-        for model in versions.pending.values():  # its load cannot be stopped, and nobody waits for it
-            self._loader.detach(name, model)
-        for number in list(versions.models):
-            self._unload(name, versions, number)
 
     def _watch(self, name: str) -> None:
         if self._options.poll_s > 0 and self._repository.versions[name].folder.is_watched:
@@ -323,7 +352,7 @@ class VersionKeeper:
             files = await asyncio.to_thread(files_in, versions.paths[number])
             deaths = self._fatal.deaths(name, number, files)
             if deaths and not versions.pending[number].ready:
-                self._loader.detach(name, versions.pending[number])
+                self._loader.detach(versions.pending[number])
                 kept.failures.add(number, files, self._options.retry_s, deaths)
                 versions.failed(number, "The worker process died while it loaded this version.")
                 _log.error(
@@ -362,10 +391,11 @@ class VersionKeeper:
                 finally:
                     self._fatal.ended(name, number)
             except Exception as error:
-                self._loader.detach(name, model)
+                self._loader.detach(model)
                 self._has_failed(versions, kept, number, error, files)
                 return error
-        self._repository.has_loaded(name, model)
+        versions.loaded(number)
+        self._repository.put_in_front(name)
         kept.failures.forget(number)
         self.publish()
         keep_new()
@@ -391,8 +421,7 @@ class VersionKeeper:
 
     def _unload(self, name: str, versions: ModelVersions, number: int) -> None:
         self._unloader.unload(name, versions, number)
-        if name in self._repository.versions:
-            self._repository.models[name] = versions.front()
+        self._repository.put_in_front(name)
         self.publish()
 
 

@@ -36,7 +36,7 @@ class Watch:
     """Looks four times a second, from when it is made until it is closed.
 
     Args:
-        threads: of each model, by its name.
+        threads: of the models; what is in there may change.
         limit_s: how long a call may run; 0: for ever.
         slot: where the beats go.
         on_hung: called when a call of a model has hung.
@@ -48,7 +48,7 @@ class Watch:
 
     def __init__(
         self,
-        threads: Mapping[str, ModelThreads],
+        threads: Mapping[int, ModelThreads],
         limit_s: float,
         slot: Slot | None,
         on_hung: Callable[[], None],
@@ -76,14 +76,14 @@ class Watch:
             self._slot.beat()
         if not self._limit_s:
             return
-        for name, threads in self._threads.items():
+        for threads in self._threads.values():
             hung = threads.give_up_hung(self._limit_s)
             if hung:
                 self.hung_calls += hung
                 _log.error(
                     "A call of model %s has not returned for %g s: its thread is given up and another one "
                     "takes what waits",
-                    name,
+                    threads.name,
                     self._limit_s,
                 )
                 self._on_hung()

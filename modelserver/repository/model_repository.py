@@ -89,8 +89,7 @@ class ModelRepository:
         """
         versions = ModelVersions(folder)
         versions.begin()
-        self.versions = {**self.versions, folder.name: versions}
-        self.models[folder.name] = versions.front()
+        self.replace_versions(versions)
 
     def look_again(self) -> None:
         """Look into all folders of versions once more, before anything is loaded: hours may lie between the
@@ -101,14 +100,19 @@ class ModelRepository:
         """
         for name, versions in self.versions.items():
             versions.begin()
+            self.put_in_front(name)
+
+    def put_in_front(self, name: str) -> None:
+        """Let requests that name no version go to the newest that is available."""
+        versions = self.versions.get(name)
+        if versions is not None:
             self.models[name] = versions.front()
 
-    def has_loaded(self, name: str, model: Model) -> None:
-        """A model can be asked now. Requests that name no version go to the newest."""
-        versions = self.versions.get(name)
-        if versions is not None and model.version is not None:
-            versions.loaded(model.version)
-            self.models[name] = versions.front()
+    def replace_versions(self, versions: ModelVersions) -> None:
+        """Serve a model from another folder."""
+        name = versions.folder.name
+        self.versions = {**self.versions, name: versions}
+        self.models[name] = versions.front()
 
     def remove_folder(self, name: str) -> None:
         """Forget a model that comes from a folder of versions."""

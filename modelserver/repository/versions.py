@@ -216,7 +216,9 @@ class ModelVersions:
         except OSError as error:
             if self.all_models():
                 return
-            raise ModelLoadError(f"model {name}: its folder cannot be read: {error.strerror}.") from error
+            raise ModelLoadError(
+                f"model {name}: its folder {self.folder.path} cannot be read: {error.strerror}."
+            ) from error
         complete = [number for number, path in found.items() if self.folder.holds_model(path)]
         for number in sorted(found.keys() - complete):
             _log.warning(

@@ -224,11 +224,13 @@ class OpenAPIHandler(PageHandler):
 
 
 class PostOnlyHandler(PageHandler):
-    """A hot verb called with another method: 405. The POST itself never comes here."""
+    """A hot verb called with another method: 405. A POST comes here only if it names no version that can be:
+    the others are answered by ``inference``."""
 
-    def allowed_methods(self) -> list[str]:
-        """POST is answered by ``inference``."""
-        return ["POST"]
+    def post(self, name: str = "", kind: str = "", wanted: str = "") -> None:
+        """Say what a version is."""
+        version_number(wanted)
+        raise NoVersions(f"Servable not found for request: Specific({name}, {wanted})")
 
 
 class UnknownPathHandler(PageHandler):

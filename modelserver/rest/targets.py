@@ -11,6 +11,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from modelserver.model import ModelType
+from modelserver.repository.versions import LARGEST_VERSION
 
 _PREFIX = "/v1/models/"
 _VERBS = {kind.verb: kind for kind in ModelType}
@@ -61,4 +62,7 @@ def _version(kind: str, text: str) -> int | str | None:
     """The version that the end of a path names: ``versions/12`` or ``labels/stable``."""
     if kind == "labels":
         return text or None
-    return int(text) if kind == "versions" and _NUMBER.fullmatch(text) else None
+    if kind != "versions" or not _NUMBER.fullmatch(text):
+        return None
+    number = int(text)
+    return number if number <= LARGEST_VERSION else None

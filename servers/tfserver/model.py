@@ -132,6 +132,7 @@ class TensorFlowModel(Model):
         self._request = next(iter(requests), None)
         self.instances_dtype = _instances_dtype(served.saved_model)
         self._set_batching(served)
+        self.never_waits = not saved_model.takes_any_time
         self.ready = True
         if previous is not None:
             previous.saved_model.close()

@@ -32,7 +32,7 @@ from tfserver.batching import BatchRules, can_be_batched
 from tfserver.graph_errors import GraphError, first_line, public_error
 from tfserver.metadata import definition_as_json
 from tfserver.options import SessionOptions
-from tfserver.side_effects import signatures_with_side_effects
+from tfserver.side_effects import signatures_with_side_effects, takes_any_time
 from tfserver.signature import DType, Family, Signature, TensorSpec, dtype_named
 
 # Before TensorFlow's import, and unless the user has set it: its C++ start-up notices. A few lines from
@@ -81,6 +81,7 @@ class SavedModel:
     Attributes:
         signatures: the signatures that can be called, by name.
         unusable: the others, with the reason.
+        takes_any_time: the time of a call may depend on its values: the graph has a loop, or waits for files.
         definitions: all signatures as they were exported, as protocol buffers' JSON.
         batched: the names of those that the batch rules hold for.
     """
@@ -135,7 +136,9 @@ class SavedModel:
         except BaseException:
             self.close()
             raise
-        self._with_side_effects = signatures_with_side_effects(meta_graph.graph_def, self.signatures.values())
+        graph_def, signatures = meta_graph.graph_def, self.signatures.values()
+        self._with_side_effects = signatures_with_side_effects(graph_def, signatures)
+        self.takes_any_time = takes_any_time(graph_def, signatures)
         if batch_rules is not None:
             self._apply(batch_rules)
 

@@ -1,7 +1,8 @@
-"""Which signatures change something when they are called.
+"""Which signatures change something when they are called, and which may take any time.
 
-Rules of the room: reads the graph's description, runs nothing. The answer decides whether the server may make
-up a call of its own (the warm-up): a counter that nobody asked to count must not count.
+Rules of the room: reads the graph's description, runs nothing. The answers decide whether the server may make
+up a call of its own (the warm-up): a counter that nobody asked to count must not count; and whether short
+calls may run on the event loop: a loop that was short so far may be long for the next value.
 """
 
 from __future__ import annotations
@@ -18,6 +19,22 @@ _WRITES = re.compile(
     r"|WriteFile|Queue|Stack(Push|Pop)"
 )
 """Beginnings of the names of operations that write variables, tables, queues or files."""
+
+
+_LOOPS_OR_WAITS = re.compile(
+    r"(Stateless)?While$|LoopCond$|(Eager)?PyFunc|ReadFile$|ReaderRead|Queue|Barrier|Mutex|Stage$|Unstage$"
+    r"|Iterator|.*Dataset|Rpc|Send$|Recv$|Collective"
+)
+"""Operations whose time depends on values, or on others than this process."""
+
+
+def takes_any_time(graph_def: Any, signatures: Iterable[Signature]) -> bool:
+    """Whether a call of some signature may take any time, however small its inputs are."""
+    return any(
+        _LOOPS_OR_WAITS.match(operation)
+        for signature in signatures
+        for operation in operations(graph_def, signature)
+    )
 
 
 def signatures_with_side_effects(graph_def: Any, signatures: Iterable[Signature]) -> frozenset[str]:

@@ -344,7 +344,8 @@ def test_a_version_is_available_when_every_worker_has_it(tmp_path):
 
 
 class Told:
-    """A configuration: names of folders with a label each, as text, for instance ``m=1 n=2``."""
+    """A configuration: names of models, each with a version and, if it is not called so, its folder: as text,
+    for instance ``m=1 n=2@other``."""
 
     poll_s = POLL_S
 
@@ -359,11 +360,13 @@ class Told:
     def parsed(self, text):
         if "?" in text:
             raise InvalidInput(f"no configuration: {text}")
-        pairs = [pair.split("=") for pair in text.split()]
-        return [
-            folder_of(self.base / name, name, policy=VersionPolicy(specific=frozenset((int(number),))))
-            for name, number in pairs
-        ]
+        folders = []
+        for pair in text.split():
+            name, _, told = pair.partition("=")
+            number, _, path = told.partition("@")
+            policy = VersionPolicy(specific=frozenset((int(number),)))
+            folders.append(folder_of(self.base / (path or name), name, policy=policy))
+        return folders
 
 
 @contextlib.asynccontextmanager
@@ -398,6 +401,24 @@ def test_a_configuration_adds_changes_and_removes_models(tmp_path):
             await until(lambda: available(dataplane) == {"n": [1]}, "the end of m")
             assert list(dataplane.model_names()) == ["n"]
             await until(lambda: sorted(Weights.stopped) == [1, 2], "unloading")
+
+    run(main)
+
+
+def test_a_model_that_moves_to_another_folder_is_loaded_from_there(tmp_path):
+    async def main():
+        write(tmp_path / "m", 1, "old")
+        write(tmp_path / "other", 1, "new")
+        write(tmp_path / "bad", 1, "bad")
+        async with configured(tmp_path, "m=1") as (dataplane, _):
+            with pytest.raises(ModelLoadError, match="weights are bad"):
+                await dataplane.reload("m=1@bad")
+            assert (await dataplane.answer("m", {}))[0] == "old"
+            await dataplane.reload("m=1@other")
+            assert (await dataplane.answer("m", {}))[0] == "new"
+            await until(lambda: Weights.stopped == [1], "the end of the old one")
+            assert states(dataplane) == {1: State.AVAILABLE}
+            assert (await dataplane.answer("m", {}))[0] == "new"
 
     run(main)
 
@@ -457,6 +478,20 @@ def test_without_a_configuration_there_is_nothing_to_reload(tmp_path):
         async with keeping(folder_of(tmp_path)) as dataplane:
             with pytest.raises(NotImplementedError, match="come from a program"):
                 await dataplane.reload("m=1")
+
+    run(main)
+
+
+def test_what_a_load_finds_out_decides_where_calls_run(tmp_path):
+    async def main():
+        write(tmp_path, 1)
+        async with keeping(folder_of(tmp_path)) as dataplane:
+            model = dataplane.model("m")
+            loader = dataplane.keeper._loader
+            assert not loader.threads[id(model)].inline
+            model.never_waits = True
+            await loader.load("m", model)
+            assert loader.threads[id(model)].inline
 
     run(main)
 

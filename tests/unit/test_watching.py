@@ -14,6 +14,8 @@ def test_a_call_is_hung_some_time_after_its_request_was_answered(timeout_s, expe
 
 
 class Threads:
+    name = "m"
+
     def __init__(self, hung):
         self.hung = list(hung)
         self.limits = []
@@ -28,7 +30,7 @@ def test_every_hung_call_is_told_and_counted(caplog):
 
     async def main():
         threads = Threads([0, 1, 0, 2])
-        watch = Watch({"m": threads}, 7.0, None, lambda: calls.append(True), looks.append)
+        watch = Watch({1: threads}, 7.0, None, lambda: calls.append(True), looks.append)
         while len(calls) < 2:
             await asyncio.sleep(0.01)
         watch.close()
@@ -49,7 +51,7 @@ def test_without_a_limit_nobody_looks_but_the_beats_go_on():
 
     async def main():
         threads = Threads([1])
-        watch = Watch({"m": threads}, 0.0, slot, lambda: None, lambda now: None)
+        watch = Watch({1: threads}, 0.0, slot, lambda: None, lambda now: None)
         now[0] += 500_000_000
         assert board.silent_s(1) == 0.5
         while board.silent_s(1):

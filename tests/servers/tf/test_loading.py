@@ -269,3 +269,20 @@ def test_the_folder_of_one_version(load: Any, versions: Path) -> None:
     assert model.predict({"instances": [2.0]})["predictions"].tolist() == [3.0]
     model.stop()
     assert load(versions).version == 2
+
+
+def test_a_graph_whose_time_depends_on_values_is_kept_off_the_event_loop(load: Any, tmp_path: Path) -> None:
+    module = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    def count(x: Any) -> Any:
+        return {"y": tf.while_loop(lambda i: tf.reduce_any(i < x), lambda i: [i + 1], [tf.zeros_like(x)])[0]}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    def twice(x: Any) -> Any:
+        return {"y": 2 * x}
+
+    tf.saved_model.save(module, str(tmp_path / "loop"), signatures={"twice": twice, "count": count})
+    tf.saved_model.save(module, str(tmp_path / "plain"), signatures={"twice": twice})
+    assert not load(tmp_path / "loop").never_waits
+    assert load(tmp_path / "plain").never_waits

@@ -153,7 +153,8 @@ def loaded(tmp_path, *numbers, labels=None):
     repository.add_folder(folder)
     for _, model in list(repository.all_models()):
         model.ready = True
-        repository.has_loaded("m", model)
+        repository.versions["m"].loaded(model.version)
+    repository.put_in_front("m")
     return repository
 
 
