@@ -53,7 +53,9 @@ class ExampleChecks:
 
     def test_is_listed_and_ready(self, server):
         assert server.request("GET", "/v1/models").json() == {"models": [self.model]}
-        assert server.request("GET", f"/v1/models/{self.model}").json() == {"name": self.model, "ready": True}
+        status = server.request("GET", f"/v1/models/{self.model}").json()
+        assert (status["name"], status["ready"]) == (self.model, True)
+        assert [version["state"] for version in status["model_version_status"]] == ["AVAILABLE"]
 
     def test_explains(self, server):
         answer = server.post(f"/v1/models/{self.model}:explain", self.file("request.json"))
