@@ -112,7 +112,7 @@ def test_what_is_written_is_read_by_python(value):
 def test_arrays_come_back(array, is_turned):
     array = array.T if is_turned else array
     body, _ = encode_response({"a": array})
-    returned = np.array(json.loads(body)["a"]).astype(array.dtype).reshape(array.shape)
+    returned = np.array(json.loads(body)["a"], dtype=object).astype(array.dtype).reshape(array.shape)
     np.testing.assert_array_equal(returned, array)
 
 
