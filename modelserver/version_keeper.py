@@ -112,11 +112,20 @@ class VersionKeeper:
     async def load_first(self) -> None:
         """Load the versions that are pending, the newest of each model first.
 
+        In the place of a worker that has died, a model that no worker has is done without, and looked after:
+        it must not take the others along.
+
         Raises:
             Exception: what the newest version of a model raised, if no version of it can be loaded.
         """
         for name, versions in list(self._repository.versions.items()):
-            await self._load_model(name, versions)
+            try:
+                await self._load_model(name, versions)
+            except Exception as error:
+                if not self._may_do_without(name):
+                    raise
+                _log.error("Model %s is not served, and tried again later: %s", name, error)
+                continue
             try:
                 self._check_labels(versions)
             except ModelLoadError as error:
@@ -186,6 +195,14 @@ class VersionKeeper:
         """What all workers have told."""
         return [] if self._board is None else [orjson.loads(text) for text in self._board.texts()]
 
+    def _may_do_without(self, name: str) -> bool:
+        """Whether this is no server's start, and no other worker has the model."""
+        told = self.published()
+        has_it = any(
+            state == State.AVAILABLE.value for each in told for _, state, *_ in each["models"].get(name, ())
+        )
+        return not has_it and (bool(told) or self._fatal.has_predecessor)
+
     # -- a folder
 
     async def _load_model(self, name: str, versions: ModelVersions) -> None:
@@ -217,11 +234,9 @@ class VersionKeeper:
                 self._loader.attach(folder.name, model)
             try:
                 await self._load_model(folder.name, self._repository.versions[folder.name])
-            except Exception:
-                self._drop(folder.name)
-                raise
-            if self._is_serving:
-                self._watch(folder.name)
+            finally:
+                if self._is_serving:
+                    self._watch(folder.name)  # also one that failed: it is tried again
         elif known.folder.path != folder.path:
             await self._move(known, folder)
         elif known.folder != folder:

@@ -10,7 +10,7 @@ import pytest
 
 from modelserver.configuring import Configurator
 from modelserver.dataplane import DataPlane
-from modelserver.errors import InvalidInput, ModelLoadError, UnknownLabel
+from modelserver.errors import InvalidInput, ModelLoadError, ModelNotReady, UnknownLabel
 from modelserver.lifecycle import Lifecycle
 from modelserver.loading import Loader
 from modelserver.metrics.counting import Metrics
@@ -449,6 +449,44 @@ def test_a_model_of_a_configuration_that_cannot_be_loaded_leaves_the_others(tmp_
             write(tmp_path / "n", 1, "good")
             await dataplane.reload("m=1 n=1")
             assert available(dataplane) == {"m": [1], "n": [1]}
+
+    run(main)
+
+
+def test_a_model_of_a_configuration_that_cannot_be_loaded_is_tried_again(tmp_path):
+    async def main():
+        write(tmp_path / "m", 1)
+        write(tmp_path / "n", 1, "bad")
+        async with configured(tmp_path, "m=1") as (dataplane, _):
+            with pytest.raises(ModelLoadError, match="weights are bad"):
+                await dataplane.reload("m=1 n=1")
+            assert [status.state for status in dataplane.version_statuses("n")] == [State.END]
+            with pytest.raises(ModelNotReady):
+                dataplane.model("n")
+            write(tmp_path / "n", 1, "mended")
+            await until(lambda: available(dataplane) == {"m": [1], "n": [1]}, "n")
+
+    run(main)
+
+
+def test_a_worker_in_the_place_of_one_that_died_does_without_a_model_that_no_worker_has(tmp_path, caplog):
+    async def main():
+        write(tmp_path / "m", 1)
+        write(tmp_path / "n", 1, "bad")
+        folders = folder_of(tmp_path / "m"), folder_of(tmp_path / "n", "n")
+        board = ModelBoard(2)
+        with pytest.raises(ModelLoadError, match="weights are bad"):  # a server's start
+            async with keeping(*folders, board=board):
+                pass
+        async with keeping(*folders, board=board) as dataplane:
+            assert available(dataplane) == {"m": [1]}
+            assert "Model n is not served, and tried again later" in caplog.text
+            write(tmp_path / "n", 1, "mended")
+            await until(lambda: available(dataplane) == {"m": [1], "n": [1]}, "n")
+            write(tmp_path / "n", 1, "bad")
+            with pytest.raises(ModelLoadError, match="weights are bad"):  # the other worker has it
+                async with keeping(*folders, board=board, number=1):
+                    pass
 
     run(main)
 
