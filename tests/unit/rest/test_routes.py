@@ -26,6 +26,8 @@ from modelserver.rest.targets import inference_target
         ("POST", "/v1/models/m/labels/stable:classify", ("m", ModelType.CLASSIFIER, "stable")),
         ("POST", "/v1/models/m/Labels/7:predict", ("m", ModelType.PREDICTOR, "7")),
         ("POST", "/v1/models/m/versions/x:predict", None),
+        ("POST", f"/v1/models/m/versions/{2**63 - 1}:predict", ("m", ModelType.PREDICTOR, 2**63 - 1)),
+        ("POST", f"/v1/models/m/versions/{2**63}:predict", None),
         ("POST", "/v1/models/m/versions/:predict", None),
         ("POST", "/v1/models/m/versions/²:predict", None),
         ("POST", "/v1/models/m/labels/:predict", None),
