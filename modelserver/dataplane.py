@@ -11,7 +11,14 @@ import inspect
 from collections.abc import Sequence, Sized
 from typing import Any, NamedTuple, Protocol
 
-from modelserver.errors import HookNotImplemented, ModelNotFound, ModelNotReady, ModelTimeout
+from modelserver.errors import (
+    HookNotImplemented,
+    ModelNotFound,
+    ModelNotReady,
+    ModelTimeout,
+    ServableNotFound,
+    VersionNotFound,
+)
 from modelserver.hooks import Headers, ResponseHeaders
 from modelserver.lifecycle import Lifecycle
 from modelserver.metrics.counting import Metrics
@@ -47,6 +54,18 @@ class _Waiting(NamedTuple):
     model: Model
     """Kept, so that nobody else gets its identity."""
     backlog: Backlog
+
+
+def of_number(statuses: Sequence[VersionStatus], number: int, name: str) -> list[VersionStatus]:
+    """The status of one version, alone.
+
+    Raises:
+        ServableNotFound: it is not among them.
+    """
+    found = [status for status in statuses if status.number == number]
+    if not found:
+        raise ServableNotFound(name, f"Could not find version {number} of model {name}")
+    return found
 
 
 class DataPlane:
@@ -232,6 +251,31 @@ class DataPlane:
             [] if self.keeper is None else [each["models"].get(name, []) for each in self.keeper.published()]
         )
         return merged([versions.statuses(), *([VersionStatus.of(*each) for each in one] for one in told)])
+
+    def servable(self, name: str, version: int | str | None = None) -> Model:
+        """The model for a call of TensorFlow Serving's: ``model``, with its words for one that is unknown.
+
+        Raises:
+            ServableNotFound: no such model.
+            VersionNotFound, UnknownLabel, ModelNotReady: as ``model``.
+        """
+        try:
+            return self.model(name, version)
+        except VersionNotFound:
+            raise
+        except ModelNotFound as error:
+            raise ServableNotFound(name) from error
+
+    def servable_statuses(self, name: str) -> list[VersionStatus]:
+        """``version_statuses`` for a call of TensorFlow Serving's.
+
+        Raises:
+            ServableNotFound: no such model.
+        """
+        try:
+            return self.version_statuses(name)
+        except ModelNotFound as error:
+            raise ServableNotFound(name, f"Could not find any versions of model {name}") from error
 
     async def reload(self, text: str) -> None:
         """Serve what a ``ModelServerConfig`` in text form says, in all workers; return when that is done.

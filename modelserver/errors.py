@@ -6,6 +6,7 @@
     +-- UnsupportedMediaType        415  the body has a Content-Encoding that is not taken
     |   +-- UnknownLabel            400  no available version of the model has that label
     +-- ModelNotFound               404
+    |   +-- ServableNotFound        404  the same, in TensorFlow Serving's words
     |   +-- VersionNotFound         404  the model has no such version, or it is not available
     +-- ModelNotReady               503
     +-- ModelOverloaded             503  too many requests wait for the model
@@ -83,6 +84,14 @@ class ModelNotFound(ModelServerError):
 
     def __init__(self, model_name: str) -> None:
         super().__init__(f"Model with name {model_name} does not exist.")
+        self.model_name = model_name
+
+
+class ServableNotFound(ModelNotFound):
+    """A call of TensorFlow Serving's names a model or version that is not there; the text is its own."""
+
+    def __init__(self, model_name: str, text: str = "") -> None:
+        ModelServerError.__init__(self, text or f"Servable not found for request: Latest({model_name})")
         self.model_name = model_name
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import orjson
 from tornado import web
 
-from modelserver.dataplane import DataPlane
-from modelserver.errors import InvalidInput, ModelNotFound, ModelNotReady, ModelServerError, VersionNotFound
+from modelserver.dataplane import DataPlane, of_number
+from modelserver.errors import InvalidInput, ModelNotReady, VersionNotFound
 from modelserver.log_formats import escaped
 from modelserver.metrics.exposition import Page
 from modelserver.protocols.v1_json import JSON_TYPE, encode_error
@@ -129,15 +129,9 @@ class VersionStatusHandler(PageHandler):
 
     def get(self, name: str, kind: str, wanted: str) -> None:
         """State of one version. A label shows all versions, known or not, as in TensorFlow Serving."""
-        try:
-            statuses = self.dataplane.version_statuses(name)
-        except ModelNotFound as error:
-            raise NoVersions(f"Could not find any versions of model {name}") from error
+        statuses = self.dataplane.servable_statuses(name)
         if kind.lower() == "versions":
-            number = version_number(wanted)
-            statuses = [status for status in statuses if status.number == number]
-            if not statuses:
-                raise NoVersions(f"Could not find version {number} of model {name}")
+            statuses = of_number(statuses, version_number(wanted), name)
         self.reply(_version_statuses(statuses))
 
 
@@ -149,21 +143,10 @@ class MetadataHandler(PageHandler):
         version: int | str | None = wanted
         if kind is not None and wanted is not None and kind.lower() == "versions":
             version = version_number(wanted)
-        try:
-            model = self.dataplane.model(name, version)
-        except VersionNotFound:
-            raise
-        except ModelNotFound as error:
-            raise NoVersions(f"Servable not found for request: Latest({name})") from error
+        model = self.dataplane.servable(name, version)
         spec = {"name": name, "signature_name": "", "version": str(model.version or 1)}
         definitions = {"signature_def": {"signature_def": model.signature_definitions()}}
         self.reply({"model_spec": spec, "metadata": definitions})
-
-
-class NoVersions(ModelServerError):
-    """A model or version that a page was asked for is not there; the text is TensorFlow Serving's."""
-
-    status = 404
 
 
 def version_number(text: str) -> int:
@@ -229,8 +212,7 @@ class PostOnlyHandler(PageHandler):
 
     def post(self, name: str = "", kind: str = "", wanted: str = "") -> None:
         """Say what a version is."""
-        version_number(wanted)
-        raise NoVersions(f"Servable not found for request: Specific({name}, {wanted})")
+        raise VersionNotFound(name, version_number(wanted))
 
 
 class UnknownPathHandler(PageHandler):

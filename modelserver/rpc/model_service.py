@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelserver.dataplane import DataPlane
-from modelserver.errors import InvalidInput, ModelLoadError, ModelNotFound, ModelServerError
+from modelserver.dataplane import DataPlane, of_number
+from modelserver.errors import InvalidInput, ModelLoadError, ModelServerError
 from modelserver.protocols import protobuf
 from modelserver.protocols import tfs_messages as tfs
 from modelserver.protocols.tf_messages import ERROR_CODES
@@ -16,12 +16,6 @@ from modelserver.rest.wording import scrubbed
 from modelserver.rpc.calls import OTHER, Call, Calls
 
 NAME = "tensorflow.serving.ModelService"
-
-
-class NoSuchVersions(ModelServerError):
-    """A model or version whose state was asked for is not there. The text is TensorFlow Serving's."""
-
-    status = 404
 
 
 class NotApplied(ModelServerError):
@@ -56,15 +50,9 @@ class ModelService:
             raise InvalidInput("Missing ModelSpec")
         spec = request.model_spec
         call.model_name = spec.name
-        try:
-            found = self._dataplane.version_statuses(spec.name)
-        except ModelNotFound as error:
-            raise NoSuchVersions(f"Could not find any versions of model {spec.name}") from error
+        found = self._dataplane.servable_statuses(spec.name)
         if spec.WhichOneof("version_choice") == "version":
-            number = spec.version.value
-            found = [each for each in found if each.number == number]
-            if not found:
-                raise NoSuchVersions(f"Could not find version {number} of model {spec.name}")
+            found = of_number(found, spec.version.value, spec.name)
         response = tfs.GetModelStatusResponse()
         for each in found:
             status = response.model_version_status.add(version=each.number, state=each.state.value)

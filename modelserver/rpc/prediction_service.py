@@ -14,9 +14,6 @@ from modelserver.errors import (
     HookNotImplemented,
     InferenceError,
     InvalidInput,
-    ModelNotFound,
-    ModelServerError,
-    VersionNotFound,
 )
 from modelserver.messages import TensorRequest, TensorResponse
 from modelserver.model import Model, ModelType
@@ -29,15 +26,6 @@ DEFAULT_SIGNATURE = "serving_default"
 
 _CLASSIFY, _REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 _METADATA = "signature_def"
-
-
-class ServableNotFound(ModelServerError):
-    """No such model. The text is TensorFlow Serving's."""
-
-    status = 404
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"Servable not found for request: Latest({name})")
 
 
 class PredictionService:
@@ -188,12 +176,7 @@ class PredictionService:
         )
 
     def _model(self, spec: Any) -> Model:
-        try:
-            return self._dataplane.model(spec.name, _version(spec))
-        except VersionNotFound:
-            raise
-        except ModelNotFound as error:
-            raise ServableNotFound(spec.name) from error
+        return self._dataplane.servable(spec.name, _version(spec))
 
 
 def _spec(request: Any, call: Call) -> Any:

@@ -22,6 +22,8 @@ class DataPlane:
         model.takes_tensors, model.version = True, version or self.newest
         return model
 
+    servable = model
+
     async def answer(self, name, payload, model_type, *, version, timeout_s, headers, size):
         self.newest += 1
         results = [[["a", 0.5]]] if model_type.verb == "classify" else [1.0]
