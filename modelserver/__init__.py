@@ -48,6 +48,12 @@ _HOMES = {
     "VersionPolicy": "repository.versions",
     "array_from_json": "tensors",
     "batching_parameters": "tensorflow_serving.config_files",
+    "InferInput": "infer_tensors",
+    "InferOutput": "infer_tensors",
+    "RequestedOutput": "infer_tensors",
+    "InferRequest": "messages",
+    "InferResponse": "messages",
+    "generate_uuid": "messages",
     "errors": "",
     "logged_calls": "tensorflow_serving.warm_up_log",
     "model": "",
@@ -60,6 +66,10 @@ __all__ = [
     "ArchiveError",
     "BatchingParameters",
     "HookNotImplemented",
+    "InferInput",
+    "InferOutput",
+    "InferRequest",
+    "InferResponse",
     "InferenceError",
     "InvalidInput",
     "LoggedCall",
@@ -77,6 +87,7 @@ __all__ = [
     "NoModelReady",
     "PayloadTooLarge",
     "Predictor",
+    "RequestedOutput",
     "ServerNotLive",
     "ServerNotReady",
     "ServerOverloaded",
@@ -91,6 +102,7 @@ __all__ = [
     "array_from_json",
     "batching_parameters",
     "errors",
+    "generate_uuid",
     "logged_calls",
     "model",
     "model_server",
@@ -122,7 +134,14 @@ if TYPE_CHECKING:
         UnsupportedMediaType,
         UnsupportedProtocol,
     )
-    from modelserver.messages import TensorRequest, TensorResponse
+    from modelserver.infer_tensors import InferInput, InferOutput, RequestedOutput
+    from modelserver.messages import (
+        InferRequest,
+        InferResponse,
+        TensorRequest,
+        TensorResponse,
+        generate_uuid,
+    )
     from modelserver.model import Model, ModelType
     from modelserver.model_server import ModelServer
     from modelserver.predictor import BatchingParameters, Predictor, warm_up

@@ -12,12 +12,15 @@ import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from modelserver import tensor_rows
-from modelserver.errors import InferenceError
-from modelserver.messages import TensorRequest
+from modelserver import streams, tensor_rows
+from modelserver.errors import InferenceError, PredictionCountError
+from modelserver.messages import InferRequest, TensorRequest
 from modelserver.protocols import v1_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 Headers = Mapping[str, str]
 ResponseHeaders = MutableMapping[str, str]
@@ -26,6 +29,7 @@ Submit = Callable[[Any, int, int, Hashable], asyncio.Future[Any]]
 ALONE = float("nan")
 """The key of a request that shares a call with no other: it is equal to nothing, not even to itself."""
 
+_TENSORS = (TensorRequest, InferRequest)
 MayJoin = Callable[[Any], bool]
 Observe = Callable[[float, int], None]
 """Takes the seconds of a hook's call and the number of requests it was for."""
@@ -39,6 +43,9 @@ class HookRunner(Protocol):
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Return ``function(*args)``, which may take any time."""
+
+    def run_elsewhere(self, size: int, function: Callable[..., Any], *args: Any) -> Awaitable[Any]:
+        """As ``start``, but never on the event loop: a step of a stream."""
 
     def batcher(
         self, call: Callable[[list[Any]], Sequence[Any]], max_batch_size: int, max_latency_s: float
@@ -59,6 +66,9 @@ class _InPlace:
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
 
+    async def run_elsewhere(self, size: int, function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args)
+
     def batcher(
         self, call: Callable[[list[Any]], Sequence[Any]], max_batch_size: int, max_latency_s: float
     ) -> None:
@@ -77,12 +87,14 @@ class Step:
 
     call: Callable[..., Any]
     on_loop: bool = False
-    """Must start on the event loop: ``async def``."""
+    """Must start on the event loop: ``async def``, with ``yield`` or without."""
     blocks: bool = False
     """May take its time: a user's plain ``def``. This module's own defaults never do."""
     takes_headers: bool = False
     joins: bool = False
     """Takes ``(payload, size)`` and gives a future: predict for several requests at once."""
+    is_generator: bool = False
+    """There is a ``yield`` in it: the call gives an iterator, at once."""
 
     @classmethod
     def of(cls, hook: Hook, *, is_default: bool) -> Step:
@@ -92,15 +104,16 @@ class Step:
             hook: as the user wrote it.
             is_default: it is one of ``Model``'s own, which do not take their time.
         """
-        on_loop = is_async(hook)
+        on_loop = is_async(hook) or streams.is_async_generator(hook)
         call, takes_headers = _adapt(hook)
-        return cls(call, on_loop, not on_loop and not is_default, takes_headers)
+        blocks = not on_loop and not is_default
+        return cls(call, on_loop, blocks, takes_headers, is_generator=streams.is_generator(hook))
 
     def timed(self, observe: Observe | None) -> Step:
         """This step, telling ``observe`` how long its calls take."""
         if observe is None:
             return self
-        timed = _timed_on_loop if self.on_loop else _timed
+        timed = streams.timed if self.is_generator else _timed_on_loop if self.on_loop else _timed
         return replace(self, call=timed(self.call, observe))
 
     def joined(
@@ -110,14 +123,17 @@ class Step:
         max_latency_s: float,
         observe: Observe | None = None,
         may_join: MayJoin | None = None,
+        instances_dtype: DTypeLike | None = None,
     ) -> Step:
-        """This step for several requests at once, if that is possible: a plain ``def`` without headers."""
-        if not self.blocks or self.takes_headers:
+        """This step for several requests at once, if that is possible: a plain ``def`` without headers and
+        without ``yield``, since nothing says whose item an item would be."""
+        if not self.blocks or self.takes_headers or self.is_generator:
             return self.timed(observe)
-        submit = runner.batcher(partial(_predict_joined, self, observe), max_batch_size, max_latency_s)
+        call = partial(_predict_joined, self, observe, instances_dtype)
+        submit = runner.batcher(call, max_batch_size, max_latency_s)
         if submit is None:
             return self.timed(observe)
-        return Step(partial(_predict_in_batch, submit, may_join), on_loop=True, joins=True)
+        return Step(partial(_predict_in_batch, submit, may_join, instances_dtype), on_loop=True, joins=True)
 
 
 class Walk:
@@ -161,6 +177,8 @@ class Walk:
             if step.joins:
                 value, position = step.call(value, self._size), position + 1
             elif not step.blocks:
+                if step.on_loop and streams.is_plain(value):
+                    value = streams.steps(value, self._runner)
                 value, position = step.call(value, *context), position + 1
             else:
                 done = self._runner.start(self._size, _run_blocking, steps, position, value, context)
@@ -213,16 +231,17 @@ def _run_blocking(
 
 
 def _predict_in_batch(
-    submit: Submit, may_join: MayJoin | None, payload: Any, size: int
+    submit: Submit, may_join: MayJoin | None, dtype: DTypeLike | None, payload: Any, size: int
 ) -> asyncio.Future[Any]:
     """The predict step of a model that takes several requests at once."""
     rows = 1
-    if isinstance(payload, TensorRequest):
-        key = tensor_rows.batch_key(payload) if may_join is not None and may_join(payload) else None
+    if isinstance(payload, _TENSORS):
+        is_open = isinstance(payload, InferRequest) if may_join is None else may_join(payload)
+        key = tensor_rows.batch_key(payload) if is_open else None
         if key is not None:
             rows = tensor_rows.row_count(payload)
     else:
-        key = v1_rows.batch_key(payload)
+        key = v1_rows.batch_key(payload, dtype)
         if key is not None:
             rows = len(payload["instances"])
             if may_join is not None and not may_join(payload):
@@ -230,16 +249,27 @@ def _predict_in_batch(
     return submit(payload, rows, size, ALONE if key is None else key)
 
 
-def _predict_joined(step: Step, observe: Observe | None, payloads: list[Any]) -> list[Any]:
+def _predict_joined(
+    step: Step, observe: Observe | None, dtype: DTypeLike | None, payloads: list[Any]
+) -> list[Any]:
     """Call predict once for several requests."""
-    kind: Any = tensor_rows if isinstance(payloads[0], TensorRequest) else v1_rows
-    joined = payloads[0] if len(payloads) == 1 else kind.join(payloads)
+    kind: Any = tensor_rows if isinstance(payloads[0], _TENSORS) else v1_rows
+    if len(payloads) == 1:
+        joined = payloads[0]
+    else:
+        joined = tensor_rows.join(payloads) if kind is tensor_rows else v1_rows.join(payloads, dtype)
     started = time.perf_counter()
     try:
         answer, _ = _run_blocking((step,), 0, joined, ({}, {}))
     finally:
         if observe is not None:
             observe(time.perf_counter() - started, len(payloads))
+    if streams.is_stream(answer):
+        # Also of a call for one: what works when nobody else asks must work when somebody does.
+        raise PredictionCountError(
+            "predict returned an iterator for a call that several requests may share: with max_batch_size, "
+            "a predict that streams has `yield` in it itself"
+        )
     return [answer] if len(payloads) == 1 else kind.split(answer, payloads)
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from modelserver import streams
 from modelserver.errors import HookNotImplemented, InferenceError, InvalidInput
 from modelserver.hooks import (
     IN_PLACE,
@@ -26,8 +27,8 @@ from modelserver.hooks import (
     Walk,
     is_async,
 )
-from modelserver.messages import signature_definition
 from modelserver.protocols import v1_rows
+from modelserver.signatures import signature_definition
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -97,7 +98,8 @@ class Model:
 
     may_join: MayJoin | None = None
     """With ``max_batch_size``: says of a request whether it may share a call, with others that look like it.
-    ``None``, the default: any may that has ``instances``, and no ``TensorRequest``."""
+    ``None``, the default: any may that has ``instances``, or is an ``InferRequest`` (whose inputs then have
+    one row for each instance), and no ``TensorRequest``."""
 
     instances_dtype: DTypeLike | None = None
     """Set it to a numpy dtype or its name (``"float32"``) for a model whose instances are rows of numbers:
@@ -318,6 +320,15 @@ class Model:
             return walk.waits_for
         return walk.rest()
 
+    def steps(self, stream: Any) -> AsyncIterable[Any]:
+        """An answer that comes piece by piece, as ``begin`` gives it, to be iterated on the event loop.
+
+        Args:
+            stream: a generator or another iterator, plain or asynchronous. The steps of a plain one run on
+                the model's own thread.
+        """
+        return streams.steps(stream, self._hook_runner)
+
     def attach_runner(self, runner: HookRunner) -> None:
         """Run this model's synchronous hooks on ``runner``. The server calls it at registration."""
         self._runner = runner
@@ -335,6 +346,8 @@ class Model:
         """
         if await self.run_hook(self.load) is True:
             self.ready = True
+        for kept in ("_plans", "_said"):  # worked out from what the model said of itself before
+            self.__dict__.pop(kept, None)
         return self.ready
 
     @property
@@ -361,6 +374,7 @@ class Model:
                 self.max_latency_ms / 1000,
                 runner.observer(name),
                 self.may_join,
+                self.instances_dtype,
             )
         return step.timed(runner.observer(name))
 

@@ -221,12 +221,13 @@ class Exchange(httputil.HTTPConnection):
             data += self._framed(chunk)
         return self.connection.write(data)
 
-    def write_answer(self, head: bytes, body: bytes) -> None:
+    def write_answer(self, head: bytes, body: bytes, *more: bytes | memoryview) -> None:
         """Write all of an answer, framed already; what ``write_headers`` and ``finish`` do, for 1 us, not 10.
 
         Args:
             head: status line and fields, the right Content-Length among them, each ended by CRLF.
-            body: as long as the head says.
+            body: as long as the head says, together with what follows.
+            *more: of the body.
         """
         connection = self.connection
         if self._is_lost or connection.is_closed:
@@ -239,8 +240,10 @@ class Exchange(httputil.HTTPConnection):
         elif line.version != "HTTP/1.1":
             head += b"Connection: keep-alive\r\n"
         if line.method == "HEAD":
-            body = b""
-        if len(body) < _LARGE:
+            body, more = b"", ()
+        if more:
+            connection.write_all((head + b"\r\n" + body, *more))
+        elif len(body) < _LARGE:
             connection.write(b"%b\r\n%b" % (head, body))
         else:
             self._write_large(head + b"\r\n", body)

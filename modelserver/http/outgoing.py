@@ -11,6 +11,7 @@ import fcntl
 import socket
 import struct
 import termios
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,6 +41,14 @@ class Outgoing(asyncio.Protocol):
     def write(self, data: bytes) -> asyncio.Future[None]:
         """Send bytes; the future is done when there is room for more, or nobody left to read them."""
         self._transport.write(data)
+        return self._room()
+
+    def write_all(self, pieces: Sequence[bytes | memoryview]) -> asyncio.Future[None]:
+        """As ``write``, all pieces in one system call where the loop can gather them (uvloop)."""
+        self._transport.writelines(pieces)
+        return self._room()
+
+    def _room(self) -> asyncio.Future[None]:
         if not self._is_full:
             return self._server.done
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

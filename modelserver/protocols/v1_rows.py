@@ -7,17 +7,30 @@ numpy is imported when arrays are joined: whoever only looks at ``Model`` need n
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelserver.errors import PredictionCountError
 
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
-def batch_key(payload: Any) -> Hashable | None:
+_ANY_NUMBER_IS = ("float32", "int64")
+"""The dtypes that lists are read as where ``Model.instances_dtype`` is "number"."""
+_LIST_ELEMENTS = {"f": "float", "i": "int", "u": "int", "b": "bool"}
+"""By the kind of a dtype, the type of what a list of the same values holds."""
+
+
+def batch_key(payload: Any, dtype: DTypeLike | None = None) -> Hashable | None:
     """What two requests must have in common to be joined; ``None`` for one that must stay alone.
 
     The other keys of the body (``signature_name``), and shape and kind of the first row, by first elements;
-    for an array the shape of a row and the dtype, so that an array is never joined with lists. That a later
-    row differs is found when the joined call fails, and then each request is tried alone.
+    for an array the shape of a row and the dtype. That a later row differs is found when the joined call
+    fails, and then each request is tried alone.
+
+    Args:
+        payload: the request.
+        dtype: that lists of numbers are read as (``Model.instances_dtype``). An array of it may be joined
+            with lists, and no other one.
 
     >>> batch_key({"instances": [[1.5, 2.5]]}) == batch_key({"instances": [[3.5, 4.5], [5.5, 6.5]]})
     True
@@ -35,7 +48,10 @@ def batch_key(payload: Any) -> Hashable | None:
             first = first[0] if first else None
         shape.append(tuple(first) if isinstance(first, dict) else type(first).__name__)
     elif is_array(rows) and rows.ndim and rows.size:
-        shape += ["array", rows.shape[1:], rows.dtype.str]
+        if is_read_as(rows, dtype):
+            shape += [*rows.shape[1:], _LIST_ELEMENTS[rows.dtype.kind]]
+        else:
+            shape += ["array", rows.shape[1:], rows.dtype.str]
     else:
         return None
     if len(payload) > 1:
@@ -51,13 +67,37 @@ def is_array(value: Any) -> bool:
     return hasattr(value, "dtype")
 
 
-def join(payloads: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One request with the rows of all. They share a ``batch_key``."""
+def is_read_as(rows: Any, dtype: DTypeLike | None) -> bool:
+    """Whether an array is what lists of its values would be read as, where that is ``dtype``."""
+    if dtype is None or not rows.ndim or rows.dtype.kind not in _LIST_ELEMENTS:
+        return False
+    if isinstance(dtype, str) and dtype == "number":
+        return rows.dtype.name in _ANY_NUMBER_IS
+    return bool(rows.dtype == dtype)
+
+
+def join(payloads: Sequence[dict[str, Any]], dtype: DTypeLike | None = None) -> dict[str, Any]:
+    """One request with the rows of all. They share a ``batch_key``.
+
+    Args:
+        payloads: the requests.
+        dtype: as for ``batch_key``.
+
+    Raises:
+        InvalidInput: one of lists, among arrays, cannot be read as an array.
+    """
     rows: Any
-    if is_array(payloads[0]["instances"]):
+    if any(is_array(payload["instances"]) for payload in payloads):
         import numpy as np
 
-        rows = np.concatenate([payload["instances"] for payload in payloads])
+        from modelserver.tensors import array_from_json
+
+        rows = np.concatenate(
+            [
+                rows if is_array(rows := payload["instances"]) else array_from_json(rows, dtype)
+                for payload in payloads
+            ]
+        )
     else:
         rows = [row for payload in payloads for row in payload["instances"]]
     return {**payloads[0], "instances": rows}

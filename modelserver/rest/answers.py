@@ -19,9 +19,10 @@ from tornado import httputil, web
 from modelserver.errors import ModelServerError
 from modelserver.log_formats import escaped
 from modelserver.logs import RateLimited
+from modelserver.protocols import v2_rest
 from modelserver.protocols.v1_json import JSON_TYPE, encode_error
 from modelserver.rest import request_ids
-from modelserver.rest.wording import scrubbed, type_and_text
+from modelserver.wording import scrubbed, type_and_text
 
 _log = logging.getLogger("modelserver.model")
 _failures = RateLimited(
@@ -32,6 +33,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
+_PIECE = 1024 * 1024
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -42,6 +44,13 @@ class Answer(NamedTuple):
     body: bytes
     content_type: str = JSON_TYPE
     headers: Mapping[str, str] = NO_HEADERS
+    tensors: tuple[bytes | memoryview, ...] = ()
+    """Binary data behind the body, which is JSON then."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of it."""
+        return len(self.body) + sum(map(len, self.tensors))
 
     def send(self, connection: httputil.HTTPConnection) -> None:
         """Write it, and end the exchange.
@@ -52,8 +61,11 @@ class Answer(NamedTuple):
         request_id = request_ids.of(connection)
         write_answer = getattr(connection, "write_answer", None)  # only the server's own connection has it
         if write_answer is None or self.headers:
-            connection.write_headers(*self.head(request_id), self.body)
+            body = b"".join((self.body, *self.tensors)) if self.tensors else self.body
+            connection.write_headers(*self.head(request_id), body)
             connection.finish()
+        elif self.tensors:
+            self.send_with(NO_HEADERS, b"", connection)
         else:
             head = _plain_head(self.status, self.content_type, int(time.time()))
             head = b"%b%b\r\nContent-Length: %d\r\n" % (head, request_id.encode(), len(self.body))
@@ -73,8 +85,23 @@ class Answer(NamedTuple):
             return
         head = _plain_head(self.status, self.content_type, int(time.time()))
         request_id = request_ids.of(connection).encode()
-        head = b"%b%b\r\n%bContent-Length: %d\r\n" % (head, request_id, lines, len(self.body))
-        write_answer(head, self.body)
+        if self.tensors:
+            lines += b"%b: %d\r\n" % (v2_rest.HEADER.encode(), len(self.body))
+        head = b"%b%b\r\n%bContent-Length: %d\r\n" % (head, request_id, lines, self.size)
+        write_answer(head, self.body, *self.tensors)
+
+    async def send_in_pieces(self, fields: Mapping[str, str], connection: httputil.HTTPConnection) -> None:
+        """As ``send_with``, a piece at a time as the client takes them: a transport may copy what it gets.
+
+        Raises:
+            StreamClosedError: the client is gone.
+        """
+        answer = self._replace(headers={**fields, **self.headers})
+        await connection.write_headers(*answer.head(request_ids.of(connection)), self.body)
+        for tensor in self.tensors:
+            for start in range(0, len(tensor), _PIECE):
+                await connection.write(tensor[start : start + _PIECE])  # type: ignore[arg-type]  # a buffer does
+        connection.finish()
 
     def as_gzip(self, body: bytes) -> Answer:
         """The same answer with its body as gzip."""
@@ -88,7 +115,9 @@ class Answer(NamedTuple):
             headers[request_ids.HEADER] = request_id
         for name, value in self.headers.items():
             headers[name] = value
-        headers["Content-Length"] = str(len(self.body))
+        if self.tensors:
+            headers[v2_rest.HEADER] = str(len(self.body))
+        headers["Content-Length"] = str(self.size)
         return httputil.ResponseStartLine("HTTP/1.1", self.status, _reason(self.status)), headers
 
 
@@ -144,7 +173,9 @@ def error_answer(error: BaseException, where: str, request_id: str = "-") -> Ans
     return Answer(status, encode_error(reason), headers=headers)
 
 
-def failure(error: BaseException, where: str, request_id: str = "-") -> tuple[int, str]:
+def failure(
+    error: BaseException, where: str, request_id: str = "-", *, has_begun: bool = False
+) -> tuple[int, str]:
     """The HTTP status and the text of a request that failed, for any door.
 
     A failure that is not the client's goes into the log, with its traceback; of many alike in a short time
@@ -154,13 +185,14 @@ def failure(error: BaseException, where: str, request_id: str = "-") -> tuple[in
         error: what was raised.
         where: the request, for the log: ``predict of model iris``.
         request_id: for the log.
+        has_begun: its answer has: a failure whatever the cause, and only the log has room for its status.
     """
     try:
         status, reason = _status_and_reason(error)
     except Exception:  # what an exception says of itself is the model's code too
         status, reason = 500, type_and_text(error)
     is_failure = (status >= 500 and not _is_expected(status)) or isinstance(error, MemoryError)
-    if is_failure and _failures.admits(f"{where}: {type(error).__name__}"):
+    if (is_failure or has_begun) and _failures.admits(f"{where}: {type(error).__name__}"):
         named = {"request_id": request_id}
         _log.error("%s failed [%s]: %s", where, request_id, escaped(reason), exc_info=error, extra=named)
     return status, reason

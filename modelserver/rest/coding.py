@@ -41,7 +41,7 @@ class BodySizes(NamedTuple):
         return cls(settings.max_buffer_size, settings.gzip_min_bytes, most_held)
 
 
-def inflate(body: bytes, coding: str, limit: int) -> bytes:
+def inflate(body: bytes | memoryview, coding: str, limit: int) -> bytes | memoryview:
     """Undo a request's Content-Encoding.
 
     Args:

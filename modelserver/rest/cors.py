@@ -70,6 +70,7 @@ class CORSDelegate(InferenceDelegate):
     def __init__(self, cors: CORS, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._cors = cors
+        self._fields = cors.fields
 
     def _send(self, answer: Answer) -> None:
         try:

@@ -8,25 +8,37 @@ dataplane's, the bytes are the protocol's.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import numpy as np
 from tornado import httputil, iostream
 
 from modelserver.dataplane import DataPlane
 from modelserver.errors import ModelTimeout
 from modelserver.http.head import lowered
-from modelserver.model import ModelType
-from modelserver.protocols import v1_json
+from modelserver.model import Model, ModelType
+from modelserver.protocols import v1_json, v2_rest
 from modelserver.protocols.v1_rules import CODECS
 from modelserver.rest import request_ids
 from modelserver.rest.answers import NO_HEADERS, Answer, checked_headers, error_answer
 from modelserver.rest.coding import BodySizes, gzipped, inflate, is_quick, is_worth_gzip, takes_gzip
+from modelserver.rest.streaming import StreamedAnswer
 from modelserver.rest.targets import Target
+from modelserver.rest.v2_exchange import V2Exchange
+from modelserver.streams import is_stream
 from modelserver.waiting import Backlog
 
+_log = logging.getLogger("modelserver.server")
 # Never sent: what the log says of a request whose client left. 499 is nginx's number for it.
 GONE = Answer(499, b"")
+_LARGE = 256 * 1024
+_LARGEST_WHOLE = 1024 * 1024
+_ALIGNMENT = 64
+_MOST_DIGITS = 16
+_sending: set[asyncio.Future[None]] = set()
+"""Answers on their way; the loop itself keeps no hold of them."""
 _ABOUT_EXAMPLES = (ModelType.CLASSIFIER, ModelType.REGRESSOR)
 
 
@@ -43,11 +55,19 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
     """
 
     _waits_for: asyncio.Future[Any] | None = None
+    _model: Model | None = None
+    _stream: StreamedAnswer | None = None
     _backlog: Backlog | None = None
     _is_over = False
     """It is answered, its client is gone, or its time is up: what comes of the model's work goes nowhere."""
     _headers: Mapping[str, str] = NO_HEADERS
+    _fields: Mapping[str, str] = NO_HEADERS
+    """That every answer of the server has."""
     _codec = v1_json
+    _v2: V2Exchange | None = None
+    _room: memoryview | None = None
+    """For a large body of tensors, which are not to be joined from pieces: that would be a copy."""
+    _filled = 0
 
     def __init__(
         self,
@@ -74,19 +94,30 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
     ) -> Awaitable[None] | None:
         """Keep the headers."""
         self._headers = lowered(headers)
+        length = self._headers.get("content-length", "")
+        if self._target.is_v2 and length.isdecimal() and int(length) >= _LARGE:
+            self._room = _aligned(int(length), self._headers.get(v2_rest.HEADER.lower(), ""))
         return None
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """Keep a piece of the body; the door has counted it."""
-        self._chunks.append(chunk)
+        if self._room is None:
+            self._chunks.append(chunk)
+        else:
+            start, self._filled = self._filled, self._filled + len(chunk)
+            self._room[start : self._filled] = chunk
         return None
 
     def finish(self) -> None:
         """The request is complete: answer it."""
         chunks, self._chunks = self._chunks, []
-        self.answer(self._headers, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        room, self._room = self._room, None
+        if room is not None:
+            self.answer(self._headers, room)
+        else:
+            self.answer(self._headers, chunks[0] if len(chunks) == 1 else b"".join(chunks))
 
-    def answer(self, headers: Mapping[str, str], body: bytes) -> None:
+    def answer(self, headers: Mapping[str, str], body: bytes | memoryview) -> None:
         """Answer a request that is there in whole.
 
         Args:
@@ -106,11 +137,12 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         set_close_callback = getattr(self._connection, "set_close_callback", None)
         if set_close_callback is not None:
             set_close_callback(self.on_connection_close)
-        self._waits_for = result if isinstance(result, asyncio.Future) else asyncio.ensure_future(result)
         assert self._backlog is not None
         self._backlog.enter()
         self._dataplane.deadlines.add(self)
-        self._waits_for.add_done_callback(self._end)
+        if self._stream is None:
+            self._waits_for = result if isinstance(result, asyncio.Future) else asyncio.ensure_future(result)
+            self._waits_for.add_done_callback(self._end)
 
     def on_connection_close(self) -> None:
         """The client is gone: what still waits in the model's queue is dropped."""
@@ -123,11 +155,29 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         self._drop()
         name = self._target.model_name
         self._dataplane.timed_out(name)
-        self._finish(self._failure(ModelTimeout(name, self._dataplane.deadlines.timeout_s)))
+        self._fail(ModelTimeout(name, self._dataplane.deadlines.timeout_s))
 
-    def _begin(self, body: bytes) -> Any:
-        name, model_type, version = self._target
-        model = self._dataplane.model(name, version)
+    def item_is_due(self) -> None:
+        """The next item of the stream has as long as an answer has."""
+        self._dataplane.deadlines.add(self)
+
+    def item_is_there(self) -> None:
+        """From now on it is the client that takes its time."""
+        self._dataplane.deadlines.discard(self)
+
+    def stream_ended(self, error: BaseException | None) -> None:
+        """The stream is at its end, or failed."""
+        self._leave()
+        if error is not None:
+            self._fail(error)
+            return
+        assert self._stream is not None
+        self._stream.finish()
+        self._done(Answer(200, b""))
+
+    def _begin(self, body: bytes | memoryview) -> Any:
+        name, model_type, version, is_v2 = self._target
+        model = self._model = self._dataplane.model(name, version)
         backlog = self._backlog = self._dataplane.backlog(name, model)
         if backlog.is_full:
             raise backlog.refusal()
@@ -135,8 +185,12 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         if coding is not None:
             body = inflate(body, coding, self._sizes.most_in)
             self._hold(len(body))
-        codec = self._codec = CODECS[model.json_rules]
-        payload = codec.decode_request(body, self._headers.get("content-type", ""), model.instances_dtype)
+        if is_v2:
+            self._v2 = V2Exchange(model, name, request_ids.of(self._connection))
+            payload = self._v2.decode_request(body, self._headers.get(v2_rest.HEADER.lower()))
+        else:
+            codec = self._codec = CODECS[model.json_rules]
+            payload = codec.decode_request(body, self._headers.get("content-type", ""), model.instances_dtype)
         return self._dataplane.infer(
             model,
             payload,
@@ -158,35 +212,77 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
 
     def _end(self, future: asyncio.Future[Any]) -> None:
         if self._is_over:
-            if not future.cancelled():
-                future.exception()  # else asyncio complains that nobody has looked at it
+            # Asyncio complains of an exception that nobody has looked at.
+            if not future.cancelled() and future.exception() is None and is_stream(future.result()):
+                self._streamed(future.result()).discard()
             return
-        self._is_over = True
-        self._dataplane.deadlines.discard(self)
-        assert self._backlog is not None
-        self._backlog.leave()
         try:
             answer = self._answer(future.result())
         except BaseException as error:
             answer = self._failure(error)
-        self._finish(answer)
+        if answer is not None:
+            self._leave()
+            self._finish(answer)
 
-    def _answer(self, result: Any) -> Answer:
+    def _leave(self) -> None:
+        """The model has done its work."""
+        self._is_over = True
+        self._dataplane.deadlines.discard(self)
+        assert self._backlog is not None
+        self._backlog.leave()
+
+    def _answer(self, result: Any) -> Answer | None:
+        """What the hooks' result is as an answer; none if it comes piece by piece, from now on."""
+        if type(result) is not dict and is_stream(result):
+            self._stream = self._streamed(result)
+            self._waits_for = self._stream.start()
+            return None
+        if self._v2 is not None:
+            body, content_type, *tensors = self._v2.encode_response(result)
+            headers = self._response_headers
+            return Answer(
+                200, body, content_type, checked_headers(headers) if headers else NO_HEADERS, tuple(tensors)
+            )
         body, content_type = self._codec.encode_response(result)
         if self._target.model_type in _ABOUT_EXAMPLES:
             self._dataplane.answered_examples(self._target.model_name, result)
         headers = self._response_headers
         return Answer(200, body, content_type, checked_headers(headers) if headers else NO_HEADERS)
 
+    def _streamed(self, stream: Any) -> StreamedAnswer:
+        assert self._model is not None
+        return StreamedAnswer(
+            self._model.steps(stream),
+            self._connection,
+            self,
+            encode=self._codec.encode_response if self._v2 is None else self._v2.encode_item,
+            accept=self._headers.get("accept", ""),
+            response_headers=self._response_headers,
+            fields=self._fields,
+            where=self._where,
+        )
+
+    def _fail(self, error: BaseException) -> None:
+        """Answer with an error; an answer that has begun breaks off."""
+        if self._stream is not None and self._stream.has_begun:
+            self._done(self._stream.break_off(error))
+        else:
+            self._finish(self._failure(error))
+
+    @property
+    def _where(self) -> str:
+        name, model_type, version, _ = self._target
+        return f"{model_type.verb} of model {name}" + ("" if version is None else f" version {version}")
+
     def _failure(self, error: BaseException) -> Answer:
-        name, model_type, version = self._target
-        where = f"{model_type.verb} of model {name}" + ("" if version is None else f" version {version}")
-        return error_answer(error, where, request_ids.of(self._connection))
+        return error_answer(error, self._where, request_ids.of(self._connection))
 
     def _finish(self, answer: Answer) -> None:
         """Send an answer, as gzip where that is wanted and worth it."""
         body = answer.body
-        if (
+        if answer.tensors and answer.size > _LARGEST_WHOLE:
+            self._send_in_pieces(answer)
+        elif (
             not is_worth_gzip(body, answer.content_type, self._sizes.gzip_from)
             or not takes_gzip(self._headers.get("accept-encoding", ""))
             or any(name.lower() == "content-encoding" for name in answer.headers)
@@ -209,3 +305,27 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
             pass  # the client left while the model worked
         finally:
             self._done(answer)
+
+    def _send_in_pieces(self, answer: Answer) -> None:
+        sending = asyncio.ensure_future(answer.send_in_pieces(self._fields, self._connection))
+        _sending.add(sending)
+
+        def sent(future: asyncio.Future[None]) -> None:
+            _sending.discard(sending)
+            error = None if future.cancelled() else future.exception()
+            if error is not None and not isinstance(error, iostream.StreamClosedError):
+                _log.error("An answer of %d bytes could not be sent", answer.size, exc_info=error)
+            self._done(answer)
+
+        sending.add_done_callback(sent)
+
+
+def _aligned(size: int, json_length: str) -> memoryview:
+    """Memory for a body, in which what follows the JSON begins where any number may.
+
+    Not a ``bytearray``, which would be filled with zeros, and so take memory, before anything has come.
+    """
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    offset = int(json_length) if json_length.isdecimal() and len(json_length) < _MOST_DIGITS else 0
+    start = -(room.ctypes.data + offset) % _ALIGNMENT
+    return room[start : start + size].data

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from modelserver.model import ModelType
 from modelserver.repository.versions import LARGEST_VERSION
 
-_PREFIX = "/v1/models/"
+_PREFIX, _V2_PREFIX = "/v1/models/", "/v2/models/"
 _VERBS = {kind.verb: kind for kind in ModelType}
 _NUMBER = re.compile(r"[0-9]{1,40}")
 
@@ -25,6 +25,8 @@ class Target(NamedTuple):
     model_type: ModelType
     version: int | str | None = None
     """A number or a label; ``None``: the newest."""
+    is_v2: bool = False
+    """Asked by the Open Inference Protocol."""
 
 
 @lru_cache(maxsize=1024)
@@ -32,13 +34,17 @@ def inference_target(method: str, path: str) -> Target | None:
     """Model, verb and version, if this is a call of a hot verb.
 
     >>> inference_target("POST", "/v1/models/iris:predict")
-    Target(model_name='iris', model_type=<ModelType.PREDICTOR: 2>, version=None)
+    Target(model_name='iris', model_type=<ModelType.PREDICTOR: 2>, version=None, is_v2=False)
     >>> inference_target("POST", "/v1/models/iris/versions/0012:classify")
-    Target(model_name='iris', model_type=<ModelType.CLASSIFIER: 3>, version=12)
+    Target(model_name='iris', model_type=<ModelType.CLASSIFIER: 3>, version=12, is_v2=False)
     >>> inference_target("POST", "/v1/models/iris/labels/stable:predict").version
     'stable'
+    >>> inference_target("POST", "/v2/models/iris/versions/12/infer").is_v2
+    True
     >>> inference_target("GET", "/v1/models/iris:predict")
     """
+    if method == "POST" and path.startswith(_V2_PREFIX):
+        return _v2_target(path[len(_V2_PREFIX) :].partition("?")[0])
     if method != "POST" or path[: len(_PREFIX)].lower() != _PREFIX:  # TensorFlow Serving takes /V1/Models
         return None
     rest = path[len(_PREFIX) :].partition("?")[0]
@@ -56,6 +62,17 @@ def inference_target(method: str, path: str) -> Target | None:
         version = None
     model_type = _VERBS.get(verb)
     return Target(name, model_type, version) if colon and name and model_type is not None else None
+
+
+def _v2_target(rest: str) -> Target | None:
+    """``NAME/infer``, ``NAME/versions/12/infer`` or ``NAME/labels/stable/infer``."""
+    parts = rest.split("/")
+    if parts[-1] != "infer" or not parts[0]:
+        return None
+    if len(parts) == 2:
+        return Target(unquote(parts[0]), ModelType.PREDICTOR, None, True)
+    version = _version(parts[1], unquote(parts[2])) if len(parts) == 4 else None
+    return None if version is None else Target(unquote(parts[0]), ModelType.PREDICTOR, version, True)
 
 
 def _version(kind: str, text: str) -> int | str | None:

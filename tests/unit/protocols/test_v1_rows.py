@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from modelserver.errors import PredictionCountError
+from modelserver.errors import InvalidInput, PredictionCountError
 from modelserver.protocols.v1_rows import batch_key, join, split
 
 
@@ -90,3 +90,35 @@ def test_each_gets_its_own(predictions):
 def test_another_number_of_predictions_is_never_shared_out(answer):
     with pytest.raises(PredictionCountError, match=r"for 3 instances of 2 joined requests"):
         split(answer, [request(1), request(2, 3)])
+
+
+@pytest.mark.parametrize(
+    ("lists", "array", "dtype", "together"),
+    [
+        (request([1.5, 2.5]), rows(1, 2), "float32", True),
+        (request([1.5, 2.5]), rows(1, 2), np.float32, True),
+        (request(1.5), rows(2), np.dtype("float32"), True),
+        (request([[1.5]]), rows(2, 1, 1), "float32", True),
+        (request([1, 2]), rows(1, 2, dtype="int64"), "int64", True),
+        (request([True]), rows(1, 1, dtype="bool"), "bool", True),
+        (request([1.5, 2.5]), rows(1, 2), "number", True),
+        (request([1, 2]), rows(1, 2, dtype="int64"), "number", True),
+        (request([1.5, 2.5], signature_name="a"), rows(1, 2, signature_name="a"), "float32", True),
+        (request([1.5, 2.5], signature_name="a"), rows(1, 2), "float32", False),
+        (request([1, 2]), rows(1, 2), "float32", False),
+        (request([1.5, 2.5]), rows(1, 3), "float32", False),
+        (request([1.5, 2.5]), rows(1, 2, dtype="float64"), "float32", False),
+        (request([1.5, 2.5]), rows(1, 2, dtype="float64"), "number", False),
+        (request([1.5, 2.5]), rows(1, 2), None, False),
+    ],
+)
+def test_lists_go_with_arrays_of_what_they_are_read_as(lists, array, dtype, together):
+    assert (batch_key(lists, dtype) == batch_key(array, dtype)) is together
+
+
+def test_lists_and_arrays_are_joined_to_one_array():
+    joined = join([request([1.5, 2.5]), rows(2, 2), request([3, 4])], "float32")["instances"]
+    assert joined.dtype == np.float32
+    assert joined.tolist() == [[1.5, 2.5], [1, 1], [1, 1], [3, 4]]
+    with pytest.raises(InvalidInput, match="is a string"):
+        join([request([1.5, "2"]), rows(1, 2)], "float32")
