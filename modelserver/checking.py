@@ -15,9 +15,12 @@ from typing import Any
 
 import orjson
 
+from modelserver import streams
 from modelserver.errors import InferenceError, InvalidInput, ModelLoadError, NoModelReady
 from modelserver.model import Model
+from modelserver.protocols import stream_items
 from modelserver.protocols.v1_rules import CODECS
+from modelserver.signatures import inputs_and_outputs
 
 _MOST_CALLS, _MOST_SECONDS = 200, 2.0
 _SHOWN = 500
@@ -40,9 +43,9 @@ async def _check(model: Model, request: Path | None, say: Callable[[str], Any]) 
     if not await model.run_load():
         raise NoModelReady([model.name])
     say(f"loaded in {time.perf_counter() - started:.2f} s, {_mib(_resident_bytes() - before)} more resident")
-    for label, types in (("inputs", model.get_input_types()), ("outputs", model.get_output_types())):
+    for label, types in zip(("input", "output"), await inputs_and_outputs(model), strict=True):
         for item in types:
-            say(f"{label[:-1]} {item['name']}: {item['datatype']} {list(item['shape'])}")
+            say(f"{label} {item['name']}: {item['datatype']} {list(item['shape'])}")
     body = _body(model, request)
     payload = CODECS[model.json_rules].decode_request(body, "application/json")
     try:
@@ -76,14 +79,31 @@ def _body(model: Model, request: Path | None) -> bytes:
 
 async def _timed(model: Model, payload: Any) -> tuple[bytes, float, list[float]]:
     times: list[float] = []
-    encode = CODECS[model.json_rules].encode_response
     encoded = b""
     deadline = time.perf_counter() + _MOST_SECONDS
     while len(times) <= 1 or (len(times) <= _MOST_CALLS and time.perf_counter() < deadline):
         started = time.perf_counter()
-        encoded, _ = encode(await model(payload))
+        encoded = await _answered(model, payload)
         times.append((time.perf_counter() - started) * 1000)
     return encoded, times[0], times[1:]
+
+
+async def _answered(model: Model, payload: Any) -> bytes:
+    """The answer; of one that comes piece by piece, what comes in some time."""
+    encode = CODECS[model.json_rules].encode_response
+    answer = await model(payload)
+    if not streams.is_stream(answer):
+        body: bytes = encode(answer)[0]
+        return body
+    pieces = []
+    deadline = time.perf_counter() + _MOST_SECONDS
+    items = aiter(model.stream_items(answer))
+    async for item in items:
+        pieces.append(stream_items.as_piece(*encode(item)))
+        if time.perf_counter() > deadline:
+            break
+    await streams.close(items)
+    return b"".join(pieces)
 
 
 def _resident_bytes() -> int:

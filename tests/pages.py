@@ -108,7 +108,7 @@ class Curl:
         rest = iter(words[1:])
         for word in rest:
             match word:
-                case "-s":
+                case "-s" | "-sN":
                     pass
                 case "-i" | "-si":
                     curl.shows_headers = True

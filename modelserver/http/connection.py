@@ -248,6 +248,12 @@ class Connection(Outgoing):
 
     # -- the exchange's side
 
+    def abort(self) -> None:
+        """Close at once, and so that half an answer does not look like a whole one."""
+        if self._line and self._line[0].is_unframed:
+            self._reset_at_close()
+        super().abort()
+
     def answered(self, exchange: Exchange) -> None:
         """The first in line is answered: the next one's turn, or the end."""
         if self.is_closed:

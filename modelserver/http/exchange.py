@@ -62,6 +62,11 @@ class Exchange(httputil.HTTPConnection):
         """Who asks, as tornado's requests want it."""
         return self.connection.context
 
+    @property
+    def is_unframed(self) -> bool:
+        """Whether the end of the connection, whatever its reason, would be the end of the answer."""
+        return self.has_begun and not (self.is_answered or self._chunked) and self._remaining is None
+
     # -- the request, from the connection
 
     def open(self) -> None:

@@ -81,11 +81,14 @@ class Outgoing(asyncio.Protocol):
 
     def reset(self) -> None:
         """Close at once, and so that the client cannot take it for the end of what was sent."""
+        self._reset_at_close()
+        self.abort()
+
+    def _reset_at_close(self) -> None:
         sock = self._transport.get_extra_info("socket")
         if sock is not None:
             with contextlib.suppress(OSError):  # closed already
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self.abort()
 
     def _expire_writing(self) -> None:
         """Time is up for a client that does not read, unless it did read some."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,16 +19,18 @@ from tornado import httputil, iostream
 from modelserver.dataplane import DataPlane
 from modelserver.errors import ModelTimeout
 from modelserver.http.head import lowered
+from modelserver.messages import InferResponse
 from modelserver.model import Model, ModelType
-from modelserver.protocols import v1_json, v2_rest
+from modelserver.protocols import v1_json, v1_raw, v2_rest
 from modelserver.protocols.v1_rules import CODECS
 from modelserver.rest import request_ids
 from modelserver.rest.answers import NO_HEADERS, Answer, checked_headers, error_answer
 from modelserver.rest.coding import BodySizes, gzipped, inflate, is_quick, is_worth_gzip, takes_gzip
 from modelserver.rest.streaming import StreamedAnswer
 from modelserver.rest.targets import Target
-from modelserver.rest.v2_exchange import V2Exchange
+from modelserver.rest.v2_exchange import V2Exchange, encode_json
 from modelserver.streams import is_stream
+from modelserver.v2_inference import only_input
 from modelserver.waiting import Backlog
 
 _log = logging.getLogger("modelserver.server")
@@ -54,7 +57,7 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         hold: called with the size of an inflated body; raises if there is no room for it.
     """
 
-    _waits_for: asyncio.Future[Any] | None = None
+    _waits_for: asyncio.Future[Any] | StreamedAnswer | None = None
     _model: Model | None = None
     _stream: StreamedAnswer | None = None
     _backlog: Backlog | None = None
@@ -141,8 +144,9 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         self._backlog.enter()
         self._dataplane.deadlines.add(self)
         if self._stream is None:
-            self._waits_for = result if isinstance(result, asyncio.Future) else asyncio.ensure_future(result)
-            self._waits_for.add_done_callback(self._end)
+            future = result if isinstance(result, asyncio.Future) else asyncio.ensure_future(result)
+            self._waits_for = future
+            future.add_done_callback(self._end)
 
     def on_connection_close(self) -> None:
         """The client is gone: what still waits in the model's queue is dropped."""
@@ -172,8 +176,10 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
             self._fail(error)
             return
         assert self._stream is not None
-        self._stream.finish()
-        self._done(Answer(200, b""))
+        try:
+            self._stream.finish()
+        finally:
+            self._done(Answer(200, b""))
 
     def _begin(self, body: bytes | memoryview) -> Any:
         name, model_type, version, is_v2 = self._target
@@ -189,8 +195,13 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
             self._v2 = V2Exchange(model, name, request_ids.of(self._connection))
             payload = self._v2.decode_request(body, self._headers.get(v2_rest.HEADER.lower()))
         else:
+            assert type(body) is bytes
             codec = self._codec = CODECS[model.json_rules]
-            payload = codec.decode_request(body, self._headers.get("content-type", ""), model.instances_dtype)
+            content_type = self._headers.get("content-type", "")
+            if content_type != v1_json.JSON_TYPE and v1_raw.is_raw(content_type):
+                payload = self._decode_raw(model, body, content_type)
+            else:
+                payload = codec.decode_request(body, content_type, model.instances_dtype)
         return self._dataplane.infer(
             model,
             payload,
@@ -200,6 +211,14 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
             len(body),
             request_ids.of(self._connection),
         )
+
+    def _decode_raw(self, model: Model, body: bytes, content_type: str) -> Any:
+        """A V1 body of bytes: what they are says the model's only input, or the model itself."""
+        tensor = None if self._target.model_type in _ABOUT_EXAMPLES else only_input(model)
+        read_json = partial(self._codec.decode_request, instances_dtype=model.instances_dtype)
+        if tensor is None:
+            return read_json(body, content_type)
+        return v1_raw.decode_request(body, content_type, tensor, partial(read_json, content_type=""))
 
     def _drop(self) -> None:
         """Nobody waits for the answer any more. A call that runs already goes on: it cannot be stopped."""
@@ -212,9 +231,8 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
 
     def _end(self, future: asyncio.Future[Any]) -> None:
         if self._is_over:
-            # Asyncio complains of an exception that nobody has looked at.
-            if not future.cancelled() and future.exception() is None and is_stream(future.result()):
-                self._streamed(future.result()).discard()
+            if not future.cancelled():
+                future.exception()  # else asyncio complains that nobody has looked at it
             return
         try:
             answer = self._answer(future.result())
@@ -234,8 +252,8 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
     def _answer(self, result: Any) -> Answer | None:
         """What the hooks' result is as an answer; none if it comes piece by piece, from now on."""
         if type(result) is not dict and is_stream(result):
-            self._stream = self._streamed(result)
-            self._waits_for = self._stream.start()
+            self._stream = self._waits_for = self._streamed(result)
+            self._stream.start()
             return None
         if self._v2 is not None:
             body, content_type, *tensors = self._v2.encode_response(result)
@@ -252,15 +270,18 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
     def _streamed(self, stream: Any) -> StreamedAnswer:
         assert self._model is not None
         return StreamedAnswer(
-            self._model.steps(stream),
+            self._model.stream_items(stream),
             self._connection,
             self,
-            encode=self._codec.encode_response if self._v2 is None else self._v2.encode_item,
+            encode=self._encode_item if self._v2 is None else self._v2.encode_item,
             accept=self._headers.get("accept", ""),
             response_headers=self._response_headers,
             fields=self._fields,
             where=self._where,
         )
+
+    def _encode_item(self, item: Any) -> tuple[bytes, str]:
+        return encode_json(item) if isinstance(item, InferResponse) else self._codec.encode_response(item)
 
     def _fail(self, error: BaseException) -> None:
         """Answer with an error; an answer that has begun breaks off."""

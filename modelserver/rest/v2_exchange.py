@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from modelserver.infer_tensors import RequestedOutput
 from modelserver.messages import InferRequest, InferResponse
 from modelserver.model import Model
 from modelserver.protocols import v1_json, v2_rest
 from modelserver.v2_inference import to_payload, to_response
+
 
 class V2Exchange:
     """One request for one model.
@@ -61,7 +63,7 @@ class V2Exchange:
         return body, v1_json.JSON_TYPE if json_length is None else v2_rest.BINARY_TYPE, *tensors
 
     def encode_item(self, item: Any) -> tuple[bytes, str]:
-        """An item of an answer that comes piece by piece, and its Content-Type: an answer of its own, in JSON.
+        """An item of a stream, which is an answer of its own, in JSON; and its Content-Type.
 
         Raises:
             InvalidInput, ModelServerError, TypeError: as ``encode_response``.
@@ -70,7 +72,21 @@ class V2Exchange:
         answer = to_response(item, self._request, self._model, self._name)
         if not isinstance(answer, InferResponse):
             return v1_json.encode_response(answer)
-        response = answer.value(self._request.request_outputs or answer.requested_outputs)
-        response = response._replace(outputs=[each._replace(is_binary=False) for each in response.outputs])
-        (body, *_), _ = v2_rest.encode_response(response)
-        return bytes(body), v1_json.JSON_TYPE
+        return encode_json(answer, self._request.request_outputs)
+
+
+def encode_json(answer: InferResponse, wanted: list[RequestedOutput] | None = None) -> tuple[bytes, str]:
+    """An answer in JSON, also where raw bytes were asked for, and its Content-Type.
+
+    Args:
+        answer: it.
+        wanted: the outputs; none: those that the answer names itself, or all.
+
+    Raises:
+        InvalidInput: an output is wanted that is not there.
+        ModelServerError, TypeError: it cannot be sent.
+    """
+    response = answer.value(wanted or answer.requested_outputs)
+    response = response._replace(outputs=[each._replace(is_binary=False) for each in response.outputs])
+    (body, *_), _ = v2_rest.encode_response(response)
+    return bytes(body), v1_json.JSON_TYPE

@@ -5,9 +5,12 @@ in a README are run too, and their output compared with what stands below them.
 """
 
 import base64
+import contextlib
 import hashlib
+import http.client
 import io
 import json
+import re
 import runpy
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -17,6 +20,7 @@ import numpy as np
 import pages
 import pytest
 import torch
+from harness import wait_until
 from PIL import Image
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -238,6 +242,33 @@ class TestCustomModel(ExampleChecks):
         answer = server.post(self.url, {"instances": [wine | {"ash": "much"}]})
         assert answer.status == 400, answer.body
         assert answer.json()["error"].startswith('"instances"[0]: a measurement is not a number')
+
+
+class TestStreaming(ExampleChecks):
+    name = "streaming"
+    model = "storyteller"
+    tolerance = 0
+    path = "/v1/models/storyteller:predict"
+
+    def test_words_come_one_by_one(self, server):
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as client:
+            client.request("POST", self.path, '{"words": 5, "seed": 10, "stream": true}')
+            response = client.getresponse()
+            assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
+            words = [response.read1() for _ in range(5)]  # the server has not joined them
+            assert response.read() == b""
+        assert words == [b"Alice", b" started", b" to", b" her", b" feel"]
+
+    def test_the_story_ends_when_nobody_listens(self, server):
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as client:
+            client.request("POST", self.path, '{"words": 999, "stream": true}')
+            assert client.getresponse().read1() == b"Alice"
+        told = wait_until(lambda: re.search(r"(\d+) of 999 words told", server.text()))
+        assert int(told[1]) < 999
+
+    def test_refuses_what_is_no_request(self, server):
+        for wrong in ({"words": 0}, {"words": "many"}, {"start": "Zeus"}, {"start": ["a"]}):
+            assert server.post(self.path, {**wrong, "stream": True}).status == 400
 
 
 class TestAlexnet(ExampleChecks):
