@@ -16,8 +16,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Answer": "client.calls",
     "ArchiveError": "errors",
+    "AsyncClient": "client.asynchronous",
     "BatchingParameters": "predictor",
+    "CallFailed": "client.failures",
+    "CallTimeout": "client.failures",
+    "Client": "client.blocking",
+    "ClientError": "client.failures",
     "HookNotImplemented": "errors",
     "InferenceError": "errors",
     "InvalidInput": "errors",
@@ -39,8 +45,10 @@ _HOMES = {
     "ServerNotLive": "errors",
     "ServerNotReady": "errors",
     "ServerOverloaded": "errors",
+    "ServerUnreachable": "client.failures",
     "Settings": "settings",
     "StartError": "errors",
+    "UnreadableAnswer": "client.failures",
     "UnsupportedMediaType": "errors",
     "UnsupportedProtocol": "errors",
     "TensorRequest": "messages",
@@ -54,6 +62,8 @@ _HOMES = {
     "InferRequest": "messages",
     "InferResponse": "messages",
     "generate_uuid": "messages",
+    "get_predict_input": "payloads",
+    "get_predict_response": "payloads",
     "errors": "",
     "logged_calls": "tensorflow_serving.warm_up_log",
     "model": "",
@@ -63,8 +73,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "Answer",
     "ArchiveError",
+    "AsyncClient",
     "BatchingParameters",
+    "CallFailed",
+    "CallTimeout",
+    "Client",
+    "ClientError",
     "HookNotImplemented",
     "InferInput",
     "InferOutput",
@@ -91,10 +107,12 @@ __all__ = [
     "ServerNotLive",
     "ServerNotReady",
     "ServerOverloaded",
+    "ServerUnreachable",
     "Settings",
     "StartError",
     "TensorRequest",
     "TensorResponse",
+    "UnreadableAnswer",
     "UnsupportedMediaType",
     "UnsupportedProtocol",
     "VersionPolicy",
@@ -103,6 +121,8 @@ __all__ = [
     "batching_parameters",
     "errors",
     "generate_uuid",
+    "get_predict_input",
+    "get_predict_response",
     "logged_calls",
     "model",
     "model_server",
@@ -114,6 +134,16 @@ if TYPE_CHECKING:
     import argparse
 
     from modelserver import errors, model, model_server
+    from modelserver.client.asynchronous import AsyncClient
+    from modelserver.client.blocking import Client
+    from modelserver.client.calls import Answer
+    from modelserver.client.failures import (
+        CallFailed,
+        CallTimeout,
+        ClientError,
+        ServerUnreachable,
+        UnreadableAnswer,
+    )
     from modelserver.errors import (
         ArchiveError,
         HookNotImplemented,
@@ -144,6 +174,7 @@ if TYPE_CHECKING:
     )
     from modelserver.model import Model, ModelType
     from modelserver.model_server import ModelServer
+    from modelserver.payloads import get_predict_input, get_predict_response
     from modelserver.predictor import BatchingParameters, Predictor, warm_up
     from modelserver.repository.model_repository import ModelRepository
     from modelserver.repository.versions import ModelFolder, VersionPolicy
@@ -160,7 +191,10 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module 'modelserver' has no attribute {name!r}")
     module = importlib.import_module(f"modelserver.{home or name}")
-    return getattr(module, name) if home else module
+    value = getattr(module, name) if home else module
+    if name != "parser":  # that is another one each time
+        globals()[name] = value  # to come here costs 2 us, and hooks write `modelserver.InferResponse`
+    return value
 
 
 def __dir__() -> list[str]:

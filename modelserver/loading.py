@@ -1,7 +1,7 @@
 """Loads and stops the models of one process, each on threads of its own, and says how that went.
 
 Rules of the room: one model at a time; which one, and when, is decided by ``serving`` at the start and by
-``version_keeper`` later.
+``version_keeper`` and ``administering`` later.
 """
 
 from __future__ import annotations
@@ -18,8 +18,13 @@ from modelserver.errors import ModelLoadError
 from modelserver.execution import ModelThreads
 from modelserver.metrics.counting import Metrics
 from modelserver.model import Model
+from modelserver.signatures import inputs_and_outputs
+from modelserver.wording import type_and_text
 
 _log = logging.getLogger("modelserver.server")
+
+NOT_READY = "load() returned but ready is still False."
+"""Why a model is not ready whose ``load`` has not failed."""
 
 _STOP_MODEL_S = 2.0
 _FREED_LATER_S = 1.0
@@ -102,7 +107,7 @@ class Loader:
                     metrics.version_loaded(model.version, elapsed)
                 if model.warm_up_s is not None:
                     metrics.warmed_up(model.warm_up_s)
-            self.say("Model %s loaded in %.2f s%s", titled(name, model), elapsed, _described(model))
+            self.say("Model %s loaded in %.2f s%s", titled(name, model), elapsed, await _described(model))
         else:
             _log.warning(
                 "Model %s: load() returned but ready is still False, so requests for it get 503. End "
@@ -158,13 +163,17 @@ async def give_memory_back() -> None:
             await asyncio.sleep(_FREED_LATER_S)
 
 
-def _described(model: Model) -> str:
+async def _described(model: Model) -> str:
     """Framework, inputs and outputs of a model that knows them, for the line at start-up."""
     parts = [model.platform] if model.platform else []
-    for label, types in (("inputs", model.get_input_types()), ("outputs", model.get_output_types())):
-        shown = ", ".join(_described_type(item) for item in types)
-        if shown:
-            parts.append(f"{label} {shown}")
+    try:
+        described = await inputs_and_outputs(model)
+        for label, types in zip(("inputs", "outputs"), described, strict=True):
+            shown = ", ".join(_described_type(item) for item in types)
+            if shown:
+                parts.append(f"{label} {shown}")
+    except Exception as error:  # no reason not to serve it; who asks for them is told
+        _log.warning("Model %s does not say its inputs and outputs: %s", model.name, type_and_text(error))
     return f" ({'; '.join(parts)})" if parts else ""
 
 

@@ -47,10 +47,7 @@ def get_predict_input(payload: Any, columns: Sequence[str] | None = None) -> Any
     if isinstance(first, Mapping) or (isinstance(first, list) and first and isinstance(first[0], Mapping)):
         import pandas
 
-        tables = [
-            pandas.DataFrame(row if isinstance(row, list) else [row], columns=columns)  # type: ignore[arg-type]
-            for row in rows
-        ]
+        tables = [pandas.DataFrame(row if isinstance(row, list) else [row], columns=columns) for row in rows]
         return pandas.concat(tables, axis=0, ignore_index=True)
     return np.asarray(rows)
 

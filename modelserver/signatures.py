@@ -1,12 +1,53 @@
-"""What a model says of its inputs and outputs, in TensorFlow Serving's words.
+"""What a model says of its inputs and outputs, asked for and in TensorFlow Serving's words.
 
-Rules of the room: plain values.
+Rules of the room: plain values. ``get_input_types`` and ``get_output_types`` may be ``async def``: KServe's
+are.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
+
+Types = Sequence[Mapping[str, Any]]
+
+
+class Describes(Protocol):
+    """A model that says what it takes and gives."""
+
+    def get_input_types(self) -> Any:
+        """``{"name": str, "datatype": str, "shape": list[int]}`` for each input, or an awaitable of that."""
+
+    def get_output_types(self) -> Any:
+        """The same of the outputs."""
+
+
+async def inputs_and_outputs(model: Describes) -> tuple[Types, Types]:
+    """What a model says of both.
+
+    Raises:
+        Exception: what the hooks raise.
+    """
+    inputs, outputs = model.get_input_types(), model.get_output_types()
+    return (
+        (await inputs if inspect.isawaitable(inputs) else inputs) or [],
+        (await outputs if inspect.isawaitable(outputs) else outputs) or [],
+    )
+
+
+def known_inputs_and_outputs(model: Describes) -> tuple[Types, Types]:
+    """The same where nothing can be waited for: a coroutine says nothing."""
+    return _known(model.get_input_types()), _known(model.get_output_types())
+
+
+def _known(types: Any) -> Types:
+    if inspect.isawaitable(types):
+        if inspect.iscoroutine(types):
+            types.close()
+        return []
+    return types or []
+
 
 _TENSORFLOW_DTYPES = {
     "BOOL": "DT_BOOL",

@@ -11,7 +11,6 @@ here, for models of the first two kinds.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from modelserver.infer_tensors import InferInput, InferOutput
 from modelserver.messages import InferRequest, InferResponse, TensorRequest, TensorResponse
 from modelserver.model import Model
 from modelserver.protocols import v1_rows, v1_tensors
+from modelserver.signatures import known_inputs_and_outputs
 
 ONLY_OUTPUT = "output-0"
 """The name of the output of a model that has no name for it, as in KServe."""
@@ -160,6 +160,10 @@ def _as_said(array: np.ndarray, said: Mapping[str, Any] | None) -> np.ndarray:
         return array
     if dtype == array.dtype or dtype.kind not in "fiu" or (array.dtype.kind == "f" and dtype.kind != "f"):
         return array
+    if dtype.kind in "iu" and array.size:
+        limits = np.iinfo(dtype)
+        if array.min() < limits.min or array.max() > limits.max:
+            return array
     return array.astype(dtype)
 
 
@@ -187,14 +191,14 @@ def _check(inputs: Sequence[InferInput], said: Mapping[str, Mapping[str, Any]]) 
             raise InvalidInput(
                 f'input "{tensor.name}" has the datatype {tensor.datatype}, expected {expected["datatype"]}'
             )
-        shape = list(expected["shape"])
+        shape = expected["shape"]
         if not _fits(tensor.shape, shape):
             raise InvalidInput(f'input "{tensor.name}" has the shape {list(tensor.shape)}, expected {shape}')
 
 
-def _fits(shape: Sequence[int], expected: Sequence[int]) -> bool:
+def _fits(shape: Sequence[int], expected: list[int]) -> bool:
     """Whether a shape is the expected one, where -1 is any size; ``[-1]`` alone says nothing."""
-    if list(expected) == [-1]:
+    if expected == [-1]:
         return True
     return len(shape) == len(expected) and all(
         want in (-1, size) for size, want in zip(shape, expected, strict=True)
@@ -202,7 +206,7 @@ def _fits(shape: Sequence[int], expected: Sequence[int]) -> bool:
 
 
 def _described(said: Mapping[str, Any]) -> str:
-    return f'"{said["name"]}" {said["datatype"]} {list(said["shape"])}'
+    return f'"{said["name"]}" {said["datatype"]} {said["shape"]}'
 
 
 def _said(model: Model) -> _Said:
@@ -210,8 +214,8 @@ def _said(model: Model) -> _Said:
     said: _Said | None = model.__dict__.get("_said")
     if said is None:
         inputs, outputs = (
-            {str(each["name"]): each for each in _types(some)}
-            for some in (model.get_input_types(), model.get_output_types())
+            {str(each["name"]): {**each, "shape": [int(size) for size in each["shape"]]} for each in some}
+            for some in known_inputs_and_outputs(model)
         )
         only = next(iter(outputs.values())) if len(outputs) == 1 else None
         has_plain_output = (
@@ -219,12 +223,3 @@ def _said(model: Model) -> _Said:
         )
         said = model.__dict__["_said"] = _Said(inputs, outputs, has_plain_output)
     return said
-
-
-def _types(said: Any) -> Any:
-    """What ``get_input_types`` says; a coroutine of it, which KServe allows, says nothing here."""
-    if inspect.isawaitable(said):
-        if inspect.iscoroutine(said):
-            said.close()
-        return []
-    return said or []

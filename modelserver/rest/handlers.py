@@ -21,7 +21,7 @@ from modelserver.protocols.v1_json import JSON_TYPE, encode_error
 from modelserver.repository.versions import LARGEST_VERSION, VersionStatus
 from modelserver.rest import request_ids
 from modelserver.rest.answers import Answer, error_answer
-from modelserver.rest.wording import scrubbed
+from modelserver.wording import scrubbed
 
 _VERBS = ("GET", "HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS")
 _MOST_DIGITS = 40
@@ -116,7 +116,7 @@ class ModelStatusHandler(PageHandler):
         """Readiness of one model, and its versions."""
         status, answer = 200, {"name": name, "ready": True}
         try:
-            await self.dataplane.check_model_ready(name)
+            await self.dataplane.check_model_here(name)
         except ModelNotReady as error:
             if name not in self.dataplane.repository.versions:
                 raise

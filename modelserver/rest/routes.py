@@ -6,6 +6,15 @@
     GET   /v1/models/NAME/VERSION        VersionStatusHandler
     GET   /v1/models/NAME/metadata       MetadataHandler        also of one VERSION
     POST  /v1/models/NAME:predict        InferenceDelegate      of one VERSION; :explain, :classify, :regress
+    GET   /v2                            ServerMetadataHandler
+    GET   /v2/health/live                ServerLiveHandler
+    GET   /v2/health/ready               ServerReadyHandler
+    GET   /v2/models                     ModelListHandler
+    GET   /v2/models/NAME                ModelMetadataHandler   also of one VERSION
+    GET   /v2/models/NAME/ready          ModelReadyHandler      the same
+    POST  /v2/models/NAME/infer          InferenceDelegate      the same
+    POST  /v2/repository/index           IndexHandler
+    POST  /v2/repository/models/NAME/load, and /unload          LoadHandler, UnloadHandler: for administrators
     GET   /metrics                       MetricsHandler         also TensorFlow Serving's, where it is told to
     GET   /openapi.json                  OpenAPIHandler
 
@@ -35,7 +44,7 @@ from modelserver.metrics.tfs_counting import TFSModelMetrics
 from modelserver.metrics.tfs_exposition import TEXT_TYPE as TFS_TEXT_TYPE
 from modelserver.metrics.tfs_exposition import TFSExposition
 from modelserver.model import ModelType
-from modelserver.rest import handlers, openapi, request_ids
+from modelserver.rest import handlers, openapi, request_ids, v2_handlers, v2_repository
 from modelserver.rest.access import UNAUTHORIZED, Access
 from modelserver.rest.answers import Answer, error_answer
 from modelserver.rest.body_memory import BodyMemory
@@ -48,6 +57,7 @@ from modelserver.rest.targets import Target, inference_target
 
 _ANYBODY = Access()
 _NAME, _VERSION = r"/(?i:v1/models)/([^/:]+)", r"/(?i:(versions|labels))/([^/:]+)"
+_V2_MODEL = r"/v2/models/([^/]+)(?:/(versions|labels)/([^/]+))?"
 _WORDS = {kind: kind.verb for kind in ModelType}  # a property takes 0.1 us longer
 _VERB = f":(?:{'|'.join(kind.verb for kind in ModelType)})"
 # What load balancers, Kubernetes and Prometheus ask every few seconds.
@@ -74,7 +84,7 @@ class Application(web.Application):
             full, but alive.
     """
 
-    vital_targets = frozenset((b"/",))
+    vital_targets = frozenset((b"/", b"/v2/health/live"))
 
     def __init__(
         self,
@@ -97,7 +107,8 @@ class Application(web.Application):
         if metrics is not None:
             own = {"page": Exposition(metrics.memory), "content_type": TEXT_TYPE}
             shown.append((r"/metrics", handlers.MetricsHandler, {**context, **own}))
-        description = {**context, "document": openapi.document(metrics=metrics is not None)}
+        document = openapi.document(metrics=metrics is not None, admin=access.admin_guard is not None)
+        description = {**context, "document": document}
         super().__init__(
             [
                 (r"/", handlers.LivenessHandler, context),
@@ -107,6 +118,16 @@ class Application(web.Application):
                 (_NAME, handlers.ModelStatusHandler, context),
                 (rf"{_NAME}{_VERSION}", handlers.VersionStatusHandler, context),
                 (rf"{_NAME}(?:{_VERSION})?/metadata", handlers.MetadataHandler, context),
+                (r"/v2", v2_handlers.ServerMetadataHandler, context),
+                (r"/v2/health/live", v2_handlers.ServerLiveHandler, context),
+                (r"/v2/health/ready", v2_handlers.ServerReadyHandler, context),
+                (r"/v2/models", handlers.ModelListHandler, context),
+                (_V2_MODEL, v2_handlers.ModelMetadataHandler, context),
+                (rf"{_V2_MODEL}/ready", v2_handlers.ModelReadyHandler, context),
+                (rf"{_V2_MODEL}/infer", handlers.PostOnlyHandler, context),
+                (r"/v2/repository/index", v2_repository.IndexHandler, context),
+                (r"/v2/repository/models/([^/]+)/load", v2_repository.LoadHandler, context),
+                (r"/v2/repository/models/([^/]+)/unload", v2_repository.UnloadHandler, context),
                 (r"/openapi\.json", handlers.OpenAPIHandler, description),
                 *shown,
             ],

@@ -48,7 +48,7 @@ class TensorRows(Tensors):
 
 
 def said(name, datatype="FP32", shape=(-1, 2)):
-    return {"name": name, "datatype": datatype, "shape": list(shape)}
+    return {"name": name, "datatype": datatype, "shape": np.array(shape)}
 
 
 def request(*inputs, **kwargs):
@@ -196,6 +196,7 @@ def test_numbers_from_lists_are_what_the_model_says():
     whole = Tensors(outputs=[said("y", "INT32")])
     assert outputs({"predictions": [1, 2]}, whole) == {"y": ("INT32", [1, 2])}
     assert outputs({"predictions": [1.5]}, whole) == {"y": ("FP64", [1.5])}
+    assert outputs({"predictions": [2**40]}, whole) == {"y": ("INT64", [2**40])}
 
 
 @pytest.mark.parametrize("answer", [b"raw", "text", {"other": 1}, None])

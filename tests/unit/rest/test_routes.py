@@ -42,7 +42,34 @@ from modelserver.rest.targets import inference_target
     ],
 )
 def test_hot_verbs(method, path, target):
-    assert inference_target(method, path) == target
+    assert inference_target(method, path) == (target and (*target, False))
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("/v2/models/m/infer", ("m", None)),
+        ("/v2/models/m/infer?x=1", ("m", None)),
+        ("/v2/models/a:b%20c/infer", ("a:b c", None)),
+        ("/v2/models/a%252Fb/infer", ("a%2Fb", None)),
+        ("/v2/models/infer/infer", ("infer", None)),
+        ("/v2/models/m/versions/0012/infer", ("m", 12)),
+        ("/v2/models/versions/versions/1/infer", ("versions", 1)),
+        ("/v2/models/m/labels/a%20b/infer", ("m", "a b")),
+        (f"/v2/models/m/versions/{2**63}/infer", None),
+        ("/v2/models/m/versions/x/infer", None),
+        ("/v2/models/m/versions//infer", None),
+        ("/v2/models/m/other/1/infer", None),
+        ("/v2/models//infer", None),
+        ("/v2/models/infer", None),
+        ("/v2/models/m/infer/", None),
+        ("/v2/models/m/explain", None),
+        ("/V2/models/m/infer", None),
+    ],
+)
+def test_hot_verbs_of_v2(path, target):
+    assert inference_target("POST", path) == (target and (target[0], ModelType.PREDICTOR, target[1], True))
+    assert inference_target("GET", path) is None
 
 
 class Double(Model):
