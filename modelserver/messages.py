@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelserver.errors import InferenceError, InvalidInput
-from modelserver.infer_tensors import InferInput, InferOutput, RequestedOutput, set_raw
+from modelserver.infer_tensors import InferInput, InferOutput, InferTensor, RequestedOutput, set_raw
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,7 @@ class InferRequest:
         self.model_name = model_name
         self.inputs = infer_inputs
         self.parameters = parameters
-        self.from_grpc = bool(from_grpc)
+        vars(self)["from_grpc"] = bool(from_grpc)  # beside the class method of that name, as in KServe
         self.request_outputs = request_outputs
         self.model_version = model_version
         if raw_inputs:
@@ -125,6 +125,25 @@ class InferRequest:
 
         return _rest(*v2_rest.encode_request(self.value()))
 
+    @classmethod
+    def from_grpc(cls, request: Any) -> InferRequest:
+        """The request in a ``ModelInferRequest`` of any package. It takes protobuf.
+
+        Raises:
+            InvalidInput: it is no such request.
+        """
+        from modelserver.protocols import v2_grpc
+
+        return cls.of(v2_grpc.request_of(request), request.model_name, from_grpc=True)
+
+    def to_grpc(self) -> Any:
+        """A ``ModelInferRequest``, which any package's stub sends. It takes protobuf. Arrays go raw, as in
+        KServe; lists in ``contents``, if all inputs are lists."""
+        from modelserver.protocols import v2_grpc
+
+        request = self.value()
+        return v2_grpc.request_message(request._replace(inputs=_arrays_raw(self.inputs, request.inputs)))
+
     def value(self) -> Request:
         """The request to be written."""
         from modelserver.protocols.v2_values import NO_PARAMETERS, Request, Wanted
@@ -144,7 +163,7 @@ class InferRequest:
     @property
     def use_binary_outputs(self) -> bool:
         """Whether outputs go as raw bytes: over gRPC if the inputs came so, over REST if that is asked."""
-        if self.from_grpc:
+        if vars(self)["from_grpc"]:
             return any(tensor.is_binary for tensor in self.inputs)
         return bool((self.parameters or {}).get("binary_data_output", False))
 
@@ -231,7 +250,7 @@ class InferResponse:
         self.model_version = model_version
         self.outputs = infer_outputs
         self.parameters = parameters
-        self.from_grpc = bool(from_grpc)
+        vars(self)["from_grpc"] = bool(from_grpc)  # beside the class method of that name, as in KServe
         self.use_binary_outputs = bool(use_binary_outputs)
         self.requested_outputs = requested_outputs
         if raw_outputs:
@@ -288,6 +307,31 @@ class InferResponse:
         from modelserver.protocols import v2_rest
 
         return _rest(*v2_rest.encode_response(self.value(self.requested_outputs)))
+
+    @classmethod
+    def from_grpc(cls, response: Any) -> InferResponse:
+        """The answer in a ``ModelInferResponse`` of any package. It takes protobuf.
+
+        Raises:
+            InvalidInput: it is no such answer.
+        """
+        from modelserver.protocols import v2_grpc
+
+        return cls.of(v2_grpc.response_of(response), from_grpc=True)
+
+    def to_grpc(self) -> Any:
+        """A ``ModelInferResponse``. It takes protobuf. Arrays go raw, as in KServe; lists in ``contents``, if
+        all outputs are lists.
+
+        Raises:
+            InvalidInput: an output was asked for that is not there.
+        """
+        from modelserver.protocols import v2_grpc
+
+        wanted = self.requested_outputs
+        response = self.value(wanted)
+        chosen = [self._wanted(each.name) for each in wanted] if wanted else self.outputs
+        return v2_grpc.response_message(response._replace(outputs=_arrays_raw(chosen, response.outputs)))
 
     def value(
         self,
@@ -363,6 +407,16 @@ def _sent(output: InferOutput) -> Tensor:
         return output.value()
     except (InvalidInput, ValueError) as error:  # the model's mistake, not the client's
         raise InferenceError(f"the model's answer cannot be sent: {error}") from error
+
+
+def _arrays_raw(tensors: Sequence[InferTensor], values: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors to be written to gRPC, raw where they are arrays."""
+    import numpy as np
+
+    return [
+        value._replace(is_binary=value.is_binary or isinstance(tensor.data, np.ndarray))
+        for tensor, value in zip(tensors, values, strict=True)
+    ]
 
 
 def _rest(

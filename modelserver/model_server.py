@@ -60,7 +60,7 @@ class ModelServer:
         workers: processes that share the port; 1 serves in this process, 0 means one for each core.
         max_buffer_size: largest request body, in bytes.
         registered_models: a repository that already holds models.
-        **settings: any other field of ``Settings``.
+        **settings: any other field of ``Settings``. With ``grpc_port``, ``enable_grpc`` is true by default.
 
     Raises:
         StartError: a value is of the wrong kind or out of range.
@@ -82,7 +82,9 @@ class ModelServer:
         if unknown:
             raise TypeError(f"ModelServer has no setting {', '.join(sorted(unknown))}")
         given |= {"http_port": http_port, "workers": workers, "max_buffer_size": max_buffer_size}
-        self.settings = resolve(given)
+        # KServe's serves gRPC unless told otherwise; who names its port wants it.
+        defaults = {} if given.get("grpc_port") is None else {"enable_grpc": True}
+        self.settings = resolve(given, defaults=defaults)
         # `is None`, not `or`: an empty repository of the user's own is still the user's own.
         self.registered_models = ModelRepository() if registered_models is None else registered_models
         self._lifecycle = Lifecycle()

@@ -79,6 +79,19 @@ class Settings:
         False, "Answer gRPC calls too, on a port of their own. Needs the extra `grpc`."
     )
     grpc_port: int = _setting(8081, "Port for gRPC. 0: any free port.", minimum=0, maximum=65535)
+    grpc_max_receive_message_length: int = _setting(
+        -1,
+        "Largest gRPC request taken, in bytes; a larger one ends with RESOURCE_EXHAUSTED. -1: as much as "
+        "--max_in_flight_bytes lets in.",
+        minimum=-1,
+        maximum=2**31 - 1,
+    )
+    grpc_max_send_message_length: int = _setting(
+        -1,
+        "Largest gRPC answer sent, in bytes; a larger one ends with RESOURCE_EXHAUSTED. -1: no limit.",
+        minimum=-1,
+        maximum=2**31 - 1,
+    )
     host: str = _setting("", "Address to listen on. Empty: every address, IPv4 and IPv6.")
     workers: int = _setting(
         1,
@@ -174,8 +187,8 @@ class Settings:
     )
     enable_admin: bool = _setting(
         False,
-        "Let handlers for administrators answer, from this machine and with a token only. The server has "
-        "none of its own yet.",
+        "Let administrators load and unload models while the server runs, from this machine and with a token "
+        "only.",
     )
     admin_token_file: str = _setting(
         "",
@@ -342,6 +355,7 @@ def resolve(
     given: Mapping[str, Any],
     argv: Sequence[str] | None = None,
     environ: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Settings from the arguments given, the command line, the environment and the defaults, in that order.
 
@@ -350,6 +364,7 @@ def resolve(
         argv: flags to read, unknown ones are left alone. Default: the program's own, so that
             ``ModelServer()`` in a script honours ``--http_port`` as KServe's does.
         environ: default: the process's environment.
+        defaults: other defaults than the settings' own.
 
     Raises:
         StartError: a value is of the wrong kind or out of range.
@@ -358,7 +373,7 @@ def resolve(
     if told.keys() >= Settings.__dataclass_fields__.keys():
         return Settings(**told)  # nothing to look for: the command line is the caller's own, and read already
     arguments = spelled_out(sys.argv[1:] if argv is None else argv)
-    namespace, _ = argument_parser(environ).parse_known_args(arguments)
+    namespace, _ = argument_parser(environ, defaults).parse_known_args(arguments)
     values = {spec.name: getattr(namespace, spec.name) for spec in fields(Settings)}
     return Settings(**values | told)
 

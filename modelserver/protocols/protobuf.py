@@ -19,11 +19,15 @@ A table has one entry for each message, with the fields as ``name: (number, type
 
 A dictionary in the place of a field is a oneof; a name with a point is a nested message. A type is looked for
 in the message that uses it, then outwards, as ``protoc`` does. Syntax is proto3.
+
+Services are described for those who ask by reflection; what answers their calls is gRPC's business::
+
+    {"PredictionService": {"Predict": ("PredictRequest", "stream PredictResponse")}}
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from modelserver.errors import StartError
@@ -48,6 +52,7 @@ except ModuleNotFoundError as error:
 Field = tuple[int, str]
 Fields = Mapping[str, "Field | Mapping[str, Field]"]
 Values = Mapping[str, int]
+Methods = Mapping[str, tuple[str, str]]
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 _SCALARS = {
@@ -60,11 +65,13 @@ _WELL_KNOWN = (any_pb2, wrappers_pb2)
 _pool = descriptor_pool.DescriptorPool()
 for _module in _WELL_KNOWN:
     _pool.AddSerializedFile(_module.DESCRIPTOR.serialized_pb)
-_messages = {
-    f"google.protobuf.{name}" for each in _WELL_KNOWN for name in each.DESCRIPTOR.message_types_by_name
+_messages = {  # the file of each, by its full name
+    f"google.protobuf.{name}": each.DESCRIPTOR.name
+    for each in _WELL_KNOWN
+    for name in each.DESCRIPTOR.message_types_by_name
 }
-_enums: set[str] = set()
-_files = [each.DESCRIPTOR.name for each in _WELL_KNOWN]
+_enums: dict[str, str] = {}
+_services: dict[str, tuple[str, ...]] = {}
 
 
 class WireError(ValueError):
@@ -72,7 +79,10 @@ class WireError(ValueError):
 
 
 def define(
-    package: str, messages: Mapping[str, Fields], enums: Mapping[str, Values] | None = None
+    package: str,
+    messages: Mapping[str, Fields],
+    enums: Mapping[str, Values] | None = None,
+    services: Mapping[str, Methods] | None = None,
 ) -> dict[str, Any]:
     """Make the classes of a package. A package can be defined once.
 
@@ -80,29 +90,75 @@ def define(
         package: what their full names begin with.
         messages: as described at the top; they may use each other and all that was defined before.
         enums: ``{name: {value name: number}}``; a name with a point is nested in a message.
+        services: ``{name: {method: (request, answer)}}``; ``stream`` stands before a message of which there
+            may be many.
 
     Returns:
         The classes by name, without the package.
     """
-    _messages.update(f"{package}.{name}" for name in messages)
-    _enums.update(f"{package}.{name}" for name in enums or ())
     file = descriptor_pb2.FileDescriptorProto(
-        name=f"modelserver/{package}.proto", package=package, syntax="proto3", dependency=_files
+        name=f"modelserver/{package}.proto", package=package, syntax="proto3"
     )
+    _messages.update((f"{package}.{name}", file.name) for name in _with_parents(messages))
+    _enums.update((f"{package}.{name}", file.name) for name in enums or ())
     made: dict[str, Any] = {}
     for name in _with_parents(messages):
         parent, _, own = name.rpartition(".")
         made[name] = (made[parent].nested_type if parent else file.message_type).add(name=own)
         _add_fields(made[name], f"{package}.{name}", messages.get(name, {}))
-        _messages.add(f"{package}.{name}")
     for name, values in (enums or {}).items():
         parent, _, own = name.rpartition(".")
         enum = (made[parent] if parent else file).enum_type.add(name=own)
         for value, number in values.items():
             enum.value.add(name=value, number=number)
+    for name, methods in (services or {}).items():
+        service = file.service.add(name=name)
+        _services[f"{package}.{name}"] = tuple(methods)
+        for method, kinds in methods.items():
+            _add_method(service, package, method, *kinds)
+    file.dependency.extend(_files_of_types(file))
     _pool.AddSerializedFile(file.SerializeToString())
-    _files.append(file.name)
     return {name: message_class(f"{package}.{name}") for name in messages}
+
+
+def file_by_name(name: str) -> list[bytes]:
+    """The description of a file, and then of all that it builds on, as ``FileDescriptorProto``.
+
+    Raises:
+        KeyError: there is no such file.
+    """
+    try:
+        return _serialized(_pool.FindFileByName(name))
+    except KeyError:
+        raise KeyError(name) from None
+
+
+def file_of_symbol(name: str) -> list[bytes]:
+    """As ``file_by_name``, for the file with a service, method, message, field or enum of that full name.
+
+    Raises:
+        KeyError: there is none.
+    """
+    service, _, method = name.rpartition(".")
+    known = service if method in _services.get(service, ()) else name  # the pool knows no methods
+    try:
+        return _serialized(_pool.FindFileContainingSymbol(known))
+    except KeyError:
+        raise KeyError(name) from None
+
+
+def is_message(name: str) -> bool:
+    """Whether there is a message of that full name."""
+    return name in _messages
+
+
+def methods_of(service: str) -> Sequence[str]:
+    """The names of a service's methods.
+
+    Raises:
+        KeyError: no service of that full name was defined.
+    """
+    return _services[service]
 
 
 def message_class(full_name: str) -> Any:
@@ -154,6 +210,45 @@ def from_dict(kind: Any, value: Mapping[str, Any]) -> Any:
         return json_format.ParseDict(value, kind(), ignore_unknown_fields=True, descriptor_pool=_pool)
     except json_format.ParseError as error:
         raise WireError(str(error)) from error
+
+
+def _serialized(file: Any) -> list[bytes]:
+    """A file first, then all that it builds on, each once."""
+    found = {file.name: file}
+    waiting = [file]
+    while waiting:
+        for each in waiting.pop().dependencies:
+            if each.name not in found:
+                found[each.name] = each
+                waiting.append(each)
+    return [each.serialized_pb for each in found.values()]
+
+
+def _files_of_types(file: Any) -> list[str]:
+    """The other files whose messages and enums this one uses."""
+    used = {
+        name
+        for service in file.service
+        for each in service.method
+        for name in (each.input_type, each.output_type)
+    }
+    waiting = list(file.message_type)
+    while waiting:
+        message = waiting.pop()
+        waiting.extend(message.nested_type)
+        used.update(field.type_name for field in message.field if field.type_name)
+    files = {_messages.get(name[1:]) or _enums.get(name[1:]) for name in used}
+    return sorted(
+        found for found in files - {file.name} if found
+    )  # entries of maps have no name of their own
+
+
+def _add_method(service: Any, scope: str, name: str, request: str, answer: str) -> None:
+    method = service.method.add(name=name)
+    takes, _, kind = request.rpartition(" ")
+    gives, _, answered = answer.rpartition(" ")
+    method.input_type, method.output_type = f".{_resolved(kind, scope)}", f".{_resolved(answered, scope)}"
+    method.client_streaming, method.server_streaming = takes == "stream", gives == "stream"
 
 
 def _with_parents(names: Mapping[str, Any]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 Rules of the room: names, numbers and types as they are in the ``.proto`` files of TensorFlow Serving's API
 2.21; ``tests/unit/protocols/test_tfs_messages.py`` compares every field with the real ones. Left out:
 ``SessionRunLog``'s fields, which bring TensorFlow's run options; bytes in them are kept, and not read.
+Services have the methods that are answered here.
 """
 
 from __future__ import annotations
@@ -199,6 +200,19 @@ _serving = define(
         "PredictRequest.RequestOptions.DeterministicMode": {
             "DETERMINISTIC_MODE_UNSPECIFIED": 0,
             "FIXED_DECODER_SLOT": 1,
+        },
+    },
+    {
+        "PredictionService": {
+            "Predict": ("PredictRequest", "PredictResponse"),
+            "Classify": ("ClassificationRequest", "ClassificationResponse"),
+            "Regress": ("RegressionRequest", "RegressionResponse"),
+            "MultiInference": ("MultiInferenceRequest", "MultiInferenceResponse"),
+            "GetModelMetadata": ("GetModelMetadataRequest", "GetModelMetadataResponse"),
+        },
+        "ModelService": {
+            "GetModelStatus": ("GetModelStatusRequest", "GetModelStatusResponse"),
+            "HandleReloadConfigRequest": ("ReloadConfigRequest", "ReloadConfigResponse"),
         },
     },
 )

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import grpc
@@ -49,24 +51,28 @@ class Call:
         fields: its metadata by name, without the key that let it in.
         timeout_s: how long the client waits; ``None``: for ever.
         size: bytes of its message.
+        peer: its client, in gRPC's words.
         model_name: of the model that it is for, once that is known.
         examples: that were answered, of a classify or regress request.
         request_id: its name.
     """
 
-    __slots__ = ("examples", "fields", "model_name", "request_id", "size", "timeout_s")
+    __slots__ = ("examples", "fields", "model_name", "peer", "request_id", "size", "timeout_s")
 
-    def __init__(self, fields: Mapping[str, str], timeout_s: float | None, size: int) -> None:
+    def __init__(self, fields: Mapping[str, str], timeout_s: float | None, size: int, peer: str = "") -> None:
         self.fields = fields
         self.timeout_s = timeout_s
         self.size = size
+        self.peer = peer
         self.model_name = ""
         self.examples = 0
         self.request_id = request_ids.request_id(fields)
 
 
 Function = Callable[[Any, Call], Awaitable[Any]]
-"""Takes a message and its call, and gives the answer's message."""
+"""Takes a message and its call, and gives the answer's message, or its bytes."""
+
+Methods = Mapping[str, tuple[Any, str, Function]]
 
 
 class _Peer(NamedTuple):
@@ -105,15 +111,29 @@ class Calls:
         self._metrics = metrics
         self._access_log = access_log
         self._memory = memory
+        self._held: asyncio.Event | None = None
 
-    def service(self, name: str, methods: Mapping[str, tuple[Any, str, Function]]) -> Any:
+    def hold_answers(self) -> None:
+        """Keep answers until ``release_answers``, while calls are still taken and worked on."""
+        self._held = asyncio.Event()
+
+    def release_answers(self) -> None:
+        """Let them go, and those to come."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.set()
+
+    def service(self, name: str, methods: Methods, probes: Methods = MappingProxyType({})) -> Any:
         """The handlers of one service.
 
         Args:
             name: in full.
-            methods: by name: the class of the request, the verb that metrics count the call as, the function.
+            methods: by name: ``kind``, ``verb`` and ``function`` as ``unary`` takes them.
+            probes: the same; they need no key.
         """
         handlers = {method: self.unary(f"/{name}/{method}", *details) for method, details in methods.items()}
+        for method, details in probes.items():
+            handlers[method] = self.unary(f"/{name}/{method}", *details, needs_key=False)
         return grpc.method_handlers_generic_handler(name, handlers)
 
     def unary(
@@ -123,23 +143,25 @@ class Calls:
 
         Args:
             path: of the method.
-            kind: the class of the request.
+            kind: the class of the request; or what reads its bytes, where that is done in another way.
             verb: as in ``Answers.answered``.
             function: what answers.
             needs_key: where keys are asked for at all.
         """
+        read = partial(_parsed, kind) if hasattr(kind, "DESCRIPTOR") else kind
 
         async def answer(data: bytes, context: Any) -> bytes:
             started = time.perf_counter()
-            fields = {name: value for name, value in context.invocation_metadata() if type(value) is str}
+            fields = metadata(context)
             remaining = context.time_remaining()
-            call = Call(fields, None if remaining is None else max(remaining, _SHORTEST_S), len(data))
+            timeout_s = None if remaining is None else max(remaining, _SHORTEST_S)
+            call = Call(fields, timeout_s, len(data), context.peer())
             context.set_trailing_metadata(((request_ids.HEADER.lower(), call.request_id),))
             status, reason, body = 200, "", b""
             try:
                 self._admit(call, path, needs_key)
-                message = await function(_parsed(kind, data), call)
-                body = message.SerializeToString()
+                message = await function(read(data), call)
+                body = message if type(message) is bytes else message.SerializeToString()
             except BaseException as error:  # one call's failure, of whatever kind, is that call's answer
                 if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                     status = CLIENT_GONE if remaining is None or context.time_remaining() else _TOO_LATE
@@ -149,7 +171,9 @@ class Calls:
             finally:
                 if self._memory is not None:
                     self._memory.give_back(call)
-                self._tell(context, call, path, verb, status, time.perf_counter() - started)
+                self._tell(call, path, verb, status, time.perf_counter() - started)
+            if self._held is not None:
+                await self._held.wait()
             if status != 200:
                 await context.abort(statuses.code(status), statuses.details(reason))
             return body
@@ -163,15 +187,29 @@ class Calls:
             Unauthenticated: it has no key, and needs one.
             ServerOverloaded: there is no room for its message.
         """
-        if self._api_keys is not None and needs_key:
-            admitted = self._api_keys.admitted("POST", path, call.fields)
-            if admitted is None:
-                raise Unauthenticated
-            call.fields = admitted
+        if needs_key:
+            call.fields = self.admitted(path, call.fields)
         if self._memory is not None:
             self._memory.hold(call, call.size)
 
-    def _tell(self, context: Any, call: Call, path: str, verb: str, status: int, elapsed_s: float) -> None:
+    def admitted(self, path: str, fields: Mapping[str, str]) -> Mapping[str, str]:
+        """The metadata of a call without the key that lets it in.
+
+        Args:
+            path: of its method.
+            fields: its metadata.
+
+        Raises:
+            Unauthenticated: it has no key, and needs one.
+        """
+        if self._api_keys is None:
+            return fields
+        admitted = self._api_keys.admitted("POST", path, fields)
+        if admitted is None:
+            raise Unauthenticated
+        return admitted
+
+    def _tell(self, call: Call, path: str, verb: str, status: int, elapsed_s: float) -> None:
         name = call.model_name
         if self._metrics is not None:
             metrics = self._counted(name if verb != OTHER else "")
@@ -179,7 +217,7 @@ class Calls:
             if call.examples and isinstance(metrics, ModelMetrics):
                 metrics.examples(call.examples)
         if self._access_log is not None:
-            peer = _Peer(remote_ip(context.peer()), call.request_id)
+            peer = _Peer(remote_ip(call.peer), call.request_id)
             self._access_log.add(peer, "POST", path, status, elapsed_s, name)
 
     def _counted(self, name: str) -> Answers:
@@ -188,6 +226,11 @@ class Calls:
         if not name or self.dataplane.repository.get_model(name) is None:
             return self._metrics.unknown
         return self._metrics.model(name)
+
+
+def metadata(context: Any) -> dict[str, str]:
+    """A call's metadata by name, as far as it is text."""
+    return {name: value for name, value in context.invocation_metadata() if type(value) is str}
 
 
 def remote_ip(peer: str) -> str:

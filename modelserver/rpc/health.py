@@ -38,6 +38,12 @@ _messages = define(
             "SERVICE_UNKNOWN": _SERVICE_UNKNOWN,
         }
     },
+    {
+        "Health": {
+            "Check": ("HealthCheckRequest", "HealthCheckResponse"),
+            "Watch": ("HealthCheckRequest", "stream HealthCheckResponse"),
+        }
+    },
 )
 HealthCheckRequest = _messages["HealthCheckRequest"]
 HealthCheckResponse = _messages["HealthCheckResponse"]

@@ -12,8 +12,8 @@ from modelserver.errors import InvalidInput, ModelLoadError, ModelServerError
 from modelserver.protocols import protobuf
 from modelserver.protocols import tfs_messages as tfs
 from modelserver.protocols.tf_messages import ERROR_CODES
-from modelserver.rest.wording import scrubbed
 from modelserver.rpc.calls import OTHER, Call, Calls
+from modelserver.wording import scrubbed
 
 NAME = "tensorflow.serving.ModelService"
 

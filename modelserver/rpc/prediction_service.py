@@ -20,6 +20,7 @@ from modelserver.model import Model, ModelType
 from modelserver.protocols import examples, protobuf, tensor_proto, v1_tensors
 from modelserver.protocols import tfs_messages as tfs
 from modelserver.rpc.calls import OTHER, Call, Calls
+from modelserver.rpc.whole import whole
 
 NAME = "tensorflow.serving.PredictionService"
 DEFAULT_SIGNATURE = "serving_default"
@@ -165,7 +166,7 @@ class PredictionService:
         return results, model
 
     async def _answer(self, payload: Any, model_type: ModelType, spec: Any, call: Call) -> tuple[Any, Model]:
-        return await self._dataplane.answer(
+        answer, model = await self._dataplane.answer(
             spec.name,
             payload,
             model_type,
@@ -174,6 +175,7 @@ class PredictionService:
             headers={**call.fields, "x-request-id": call.request_id},
             size=call.size,
         )
+        return await whole(answer, model), model
 
     def _model(self, spec: Any) -> Model:
         return self._dataplane.servable(spec.name, _version(spec))

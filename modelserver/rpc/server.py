@@ -26,13 +26,19 @@ from modelserver.file_watch import FileWatch
 from modelserver.metrics.counting import Metrics
 
 if TYPE_CHECKING:
-    from modelserver.rest.access import ApiKeys
+    from modelserver.rest.access import AdminGuard, ApiKeys
     from modelserver.rest.body_memory import BodyMemory
+    from modelserver.rpc.calls import Calls
 
 LINGER_S = 0.5
 """How long a draining server goes on taking calls: its clients cannot know yet that it leaves."""
 
+_GATHER_S = 0.05
+"""How long answers are kept then, before it refuses calls and after."""
+
 UNLIMITED = -1
+MOST_RECEIVED = (1 << 31) - 1
+"""Bytes of a message: the largest number that gRPC takes for a limit."""
 
 
 def reserve(host: str, port: int) -> socket.socket:
@@ -73,14 +79,16 @@ def reserve(host: str, port: int) -> socket.socket:
 
 
 class GrpcServer:
-    """TensorFlow Serving's gRPC services over one dataplane, in this process.
+    """The gRPC services over one dataplane, in this process: V2's, TensorFlow Serving's, health, reflection.
 
     Args:
         dataplane: what answers.
         port: that ``reserve`` has taken.
         host: as for ``reserve``.
-        max_message_bytes: of a request and of an answer; -1: no limit, as in TensorFlow Serving.
+        most_received: bytes of a request; -1: no limit, as in TensorFlow Serving.
+        most_sent: the same of an answer.
         api_keys: who may ask; ``None``: anybody.
+        admin_guard: who may load and unload models; ``None``: nobody.
         metrics: where calls are counted.
         access_log: where they are logged.
         memory: that the messages of all calls may hold; ``None``: no limit.
@@ -95,8 +103,10 @@ class GrpcServer:
         port: int,
         host: str = "",
         *,
-        max_message_bytes: int = UNLIMITED,
+        most_received: int = UNLIMITED,
+        most_sent: int = UNLIMITED,
         api_keys: ApiKeys | None = None,
+        admin_guard: AdminGuard | None = None,
         metrics: Metrics | None = None,
         access_log: AccessLog | None = None,
         memory: BodyMemory | None = None,
@@ -106,14 +116,17 @@ class GrpcServer:
     ) -> None:
         self._dataplane = dataplane
         self._address = f"{f'[{host}]' if ':' in host else host or '[::]'}:{port}"
-        self._most_bytes = max_message_bytes
+        self._most_received = most_received
+        self._most_sent = most_sent
         self._api_keys = api_keys
+        self._admin_guard = admin_guard
         self._metrics = metrics
         self._access_log = access_log
         self._memory = memory
         self._certificate = (certfile, keyfile or certfile) if certfile else None
         self._options = options
         self._server: Any = None
+        self._calls: Calls | None = None
 
     async def start(self) -> None:
         """Listen, and answer from now on.
@@ -125,30 +138,34 @@ class GrpcServer:
         import grpc
 
         from modelserver.protocols import tensor_proto
-        from modelserver.rpc import health, model_service, prediction_service
+        from modelserver.rpc import health, inference_service, model_service, prediction_service, reflection
         from modelserver.rpc.calls import Calls
 
         options = [
             ("grpc.so_reuseport", 1),
-            ("grpc.max_receive_message_length", self._most_bytes),
-            ("grpc.max_send_message_length", self._most_bytes),
+            ("grpc.max_receive_message_length", self._most_received),
+            ("grpc.max_send_message_length", self._most_sent),
             *self._options,
         ]
         server = grpc.aio.server(options=options)
-        calls = Calls(
+        calls = self._calls = Calls(
             self._dataplane,
             api_keys=self._api_keys,
             metrics=self._metrics,
             access_log=self._access_log,
             memory=self._memory,
         )
-        most_bytes = self._most_bytes if self._most_bytes >= 0 else tensor_proto.MOST_BYTES
-        services = (
-            prediction_service.PredictionService(self._dataplane, most_bytes),
-            model_service.ModelService(self._dataplane),
-            health.Health(self._dataplane, (prediction_service.NAME, model_service.NAME)),
+        dataplane = self._dataplane
+        most_bytes = self._most_received if self._most_received >= 0 else tensor_proto.MOST_BYTES
+        names = (inference_service.NAME, prediction_service.NAME, model_service.NAME)
+        handlers = (
+            inference_service.InferenceService(dataplane, self._admin_guard).handlers(calls),
+            prediction_service.PredictionService(dataplane, most_bytes).handlers(calls),
+            model_service.ModelService(dataplane).handlers(calls),
+            health.Health(dataplane, (*names, *reflection.NAMES)).handlers(calls),
+            *reflection.Reflection((*names, health.NAME), dataplane.lifecycle).handlers(calls),
         )
-        server.add_generic_rpc_handlers([service.handlers(calls) for service in services])
+        server.add_generic_rpc_handlers(handlers)
         try:
             if self._certificate is None:
                 port = server.add_insecure_port(self._address)
@@ -168,10 +185,21 @@ class GrpcServer:
             grace_s: how long that may take; what is not answered then is cancelled.
             linger_s: how long calls are still taken.
         """
-        if self._server is not None:
-            await asyncio.sleep(min(linger_s, grace_s))
-            await self._server.stop(max(0.0, grace_s - linger_s))
-            self._server = None
+        if self._server is None or self._calls is None:
+            return
+        await asyncio.sleep(min(linger_s, grace_s))
+        # Calls that have come but that grpc has not handed over yet are lost when the server stops, and with
+        # busy clients there is always one. Who waits for an answer asks no more: so answers are kept until
+        # all calls are here, and until grpc has told the clients to go elsewhere.
+        self._calls.hold_answers()
+        try:
+            await asyncio.sleep(_GATHER_S)
+            stopping = asyncio.ensure_future(self._server.stop(max(0.0, grace_s - linger_s)))
+            await asyncio.sleep(_GATHER_S)
+        finally:
+            self._calls.release_answers()
+        await stopping
+        self._server = None
 
     async def close(self) -> None:
         """Stop now. What is in flight is cancelled."""

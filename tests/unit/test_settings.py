@@ -25,6 +25,21 @@ def test_an_argument_beats_a_flag_beats_the_environment_beats_the_default():
     assert resolve({"http_port": None}, ["--http_port=3"], environ).http_port == 3
 
 
+def test_who_gives_a_port_for_grpc_wants_it(monkeypatch):
+    """As in KServe, whose gRPC is on unless it is told otherwise."""
+
+    def is_on(*flags, **given):
+        monkeypatch.setattr("sys.argv", ["program", *flags])
+        return modelserver.ModelServer(**given).settings.enable_grpc
+
+    assert is_on(grpc_port=9000)
+    assert is_on(enable_grpc=True)
+    assert not is_on()
+    assert not is_on("--grpc_port=9000")
+    assert not is_on(grpc_port=9000, enable_grpc=False)
+    assert not is_on("--enable_grpc=false", grpc_port=9000)
+
+
 def test_flags_of_other_programs_are_left_alone():
     settings = resolve({}, ["--workers", "2", "--model_name", "m", "file", "--work", "9"], {})
     assert settings.workers == 2

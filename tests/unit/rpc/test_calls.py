@@ -178,6 +178,32 @@ def test_a_key_lets_in_and_goes_no_further(dataplane, metadata, kept):
         assert fields == [kept]
 
 
+def test_answers_are_kept_until_they_are_let_go(dataplane):
+    async def run():
+        calls = Calls(dataplane)
+        answer = calls.unary("/a.B/C", ModelSpec, "predict", echo).unary_unary
+        calls.hold_answers()
+        task = asyncio.ensure_future(answer(DATA, Context()))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not task.done()
+        calls.release_answers()
+        assert await task == await answer(DATA, Context()) == DATA
+        calls.release_answers()  # which has nothing to do then
+
+    asyncio.run(run())
+
+
+def test_the_bytes_of_a_message_may_be_read_and_written_elsewhere(dataplane):
+    async def look(value, call):
+        assert value == (b"read", DATA)
+        return b"bytes"
+
+    calls = Calls(dataplane)
+    answer = calls.unary("/a.B/C", lambda data: (b"read", data), "predict", look).unary_unary
+    assert asyncio.run(answer(DATA, Context())) == b"bytes"
+
+
 def test_a_probe_needs_no_key(dataplane):
     keys = ApiKeys(Secrets("api_key_file", "", "KEY", {"KEY": "sesame"}))
     assert asyncio.run(handler(dataplane, echo, needs_key=False, api_keys=keys)(DATA, Context())) == DATA

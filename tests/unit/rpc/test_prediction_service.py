@@ -3,6 +3,9 @@
 import asyncio
 from types import SimpleNamespace
 
+import pytest
+
+from modelserver.errors import HookNotImplemented
 from modelserver.model import Model
 from modelserver.protocols import tfs_messages as tfs
 from modelserver.protocols.tf_messages import Example
@@ -28,6 +31,22 @@ class DataPlane:
         self.newest += 1
         results = [[["a", 0.5]]] if model_type.verb == "classify" else [1.0]
         return {"results": results}, self.model(name, version)
+
+
+class Streaming(DataPlane):
+    """Answers piece by piece."""
+
+    async def answer(self, name, *_, **__):
+        async def pieces():
+            yield "a"
+
+        return pieces(), self.model(name)
+
+
+def test_an_answer_in_pieces_is_refused():
+    request = tfs.PredictRequest(model_spec={"name": "m"})
+    with pytest.raises(HookNotImplemented, match="piece by piece"):
+        asyncio.run(PredictionService(Streaming()).predict(request, Call({}, None, 0)))
 
 
 def test_all_tasks_of_a_multi_inference_are_one_versions():

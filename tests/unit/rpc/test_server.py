@@ -56,21 +56,29 @@ def test_reserving_does_not_load_grpc():
 
 
 class Stopped:
-    """In the place of gRPC's server."""
+    """In the place of gRPC's server, and of its calls."""
 
     def __init__(self):
         self.grace = []
         self.at = None
+        self.happened = []
 
     async def stop(self, grace):
         self.at = time.monotonic()
         self.grace.append(grace)
+        self.happened.append("stop")
+
+    def hold_answers(self):
+        self.happened.append("hold")
+
+    def release_answers(self):
+        self.happened.append("release")
 
 
 def test_a_draining_server_lingers_before_it_refuses():
     async def drain():
         drained = server.GrpcServer(None, 1)
-        drained._server = stopped
+        drained._server = drained._calls = stopped
         await drained.drain(10.0, linger_s=0.05)
         await drained.close()  # which has nothing to do then
 
@@ -78,6 +86,7 @@ def test_a_draining_server_lingers_before_it_refuses():
     asyncio.run(drain())
     assert stopped.at - began >= 0.05
     assert stopped.grace == [9.95]
+    assert stopped.happened == ["hold", "stop", "release"]
 
 
 def test_a_server_that_never_started_ends_at_once():
