@@ -70,7 +70,17 @@ def array_from_json(value: Any, dtype: DTypeLike | None = None, *, name: str = '
         raise InvalidInput(_first_offender(value, name))
     is_open = dtype is None or (isinstance(dtype, str) and dtype == ANY_NUMBER)
     wanted: np.dtype[Any] = np.dtype(_DEFAULT_DTYPES[array.dtype.kind] if is_open else dtype)
+    if wanted == np.uint64 and array.dtype.kind == "f" and not isinstance(value, np.ndarray):
+        array = _wide_integers(value, array)
     return _cast(array, wanted, name)
+
+
+def _wide_integers(value: Any, array: np.ndarray) -> np.ndarray:
+    """Integers that numpy has made floats of, as it does with 2 ** 63 beside 1; else the array as it is."""
+    values = np.asarray(value, object)
+    if all(type(each) is int and 0 <= each < 2**64 for each in values.flat):
+        return values.astype(np.uint64)
+    return array
 
 
 def _cast(array: np.ndarray, wanted: np.dtype[Any], name: str) -> np.ndarray:

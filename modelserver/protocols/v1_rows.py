@@ -6,7 +6,8 @@ numpy is imported when arrays are joined: whoever only looks at ``Model`` need n
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from modelserver.errors import PredictionCountError
@@ -84,23 +85,32 @@ def join(payloads: Sequence[dict[str, Any]], dtype: DTypeLike | None = None) -> 
         dtype: as for ``batch_key``.
 
     Raises:
-        InvalidInput: one of lists, among arrays, cannot be read as an array.
+        InvalidInput, ValueError: one of lists, among arrays, cannot be read as an array, or is no list of
+            numbers alone. By itself each is read by its model's own rules, and the batcher then tries that.
     """
     rows: Any
     if any(is_array(payload["instances"]) for payload in payloads):
         import numpy as np
 
-        from modelserver.tensors import array_from_json
-
         rows = np.concatenate(
-            [
-                rows if is_array(rows := payload["instances"]) else array_from_json(rows, dtype)
-                for payload in payloads
-            ]
+            [rows if is_array(rows := payload["instances"]) else _array(rows, dtype) for payload in payloads]
         )
     else:
         rows = [row for payload in payloads for row in payload["instances"]]
     return {**payloads[0], "instances": rows}
+
+
+def _array(rows: list[Any], dtype: DTypeLike | None) -> Any:
+    from modelserver.tensors import array_from_json
+
+    array = array_from_json(rows, dtype)
+    if array.dtype.kind != "b":
+        leaves: Iterable[Any] = rows
+        for _ in range(array.ndim - 1):
+            leaves = chain.from_iterable(leaves)
+        if bool in set(map(type, leaves)):  # numpy has made numbers of them; some models do not
+            raise ValueError("there are booleans among the numbers")
+    return array
 
 
 def split(answer: Any, payloads: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -118,6 +118,8 @@ def _array(value: Any, name: object) -> np.ndarray:
         array = np.asarray(value)
     except ValueError as error:  # rows of different lengths
         raise InferenceError(f"the model's output {name} is no tensor: {error}") from error
+    if array.dtype.kind in "SU" and not isinstance(value, np.ndarray):
+        array = np.asarray(value, object)  # of a fixed width, text would lose zeros at its end
     if array.dtype.kind == "O" and not all(isinstance(each, str | bytes) for each in array.flat):
         raise InferenceError(
             f"the model's output {name} is no tensor: it holds other things than numbers or text"

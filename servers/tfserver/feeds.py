@@ -2,7 +2,8 @@
 
 Rules of the room: parsed JSON in, arrays out; no TensorFlow. Two ways lead to an array. ``_fast`` hands the
 whole nested list to numpy and gives up at the slightest doubt; then ``json_values.Column`` reads value by
-value, and either builds the array or names the value at fault.
+value, and either builds the array or names the value at fault. What is an array already, as from an ``.npy``
+body or a V2 request, and has the dtype, is fed as it is.
 """
 
 from __future__ import annotations
@@ -151,7 +152,11 @@ def _whole(value: Any, spec: TensorSpec) -> np.ndarray:
 
 def _fast(value: Any, dtype: DType) -> np.ndarray | None:
     """The array of a nested list when numpy alone can tell that the rules allow it; else ``None``."""
-    if dtype.family in (Family.STRING, Family.NONE):
+    if isinstance(value, np.ndarray) and value.dtype == dtype.numpy and value.dtype != np.object_:
+        return value
+    if dtype.family is Family.NONE:
+        return _small_floats(value, dtype)
+    if dtype.family is Family.STRING:
         return None
     try:
         array = np.asarray(value)
@@ -165,6 +170,14 @@ def _fast(value: Any, dtype: DType) -> np.ndarray | None:
         with np.errstate(over="ignore"):  # too large for float32 is Infinity
             return array.astype(dtype.numpy)
     return np.ascontiguousarray(array, dtype=dtype.numpy).reshape(array.shape)
+
+
+def _small_floats(value: Any, dtype: DType) -> np.ndarray | None:
+    """An array for float16 or bfloat16. JSON has no form for them, and other bodies have."""
+    if dtype.name not in ("half", "bfloat16") or not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+        return None
+    with np.errstate(over="ignore"):
+        return value.astype(dtype.numpy)
 
 
 def _takes(array: np.ndarray, dtype: DType) -> bool:

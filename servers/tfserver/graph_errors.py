@@ -13,7 +13,7 @@ import numpy as np
 
 from modelserver import InferenceError, InvalidInput, ModelServerError
 from tfserver.json_values import show_shape
-from tfserver.signature import Signature
+from tfserver.signature import Signature, TensorSpec, tensorflow_name
 
 _INVALID_ARGUMENT, _FAILED_PRECONDITION, _OUT_OF_RANGE = 3, 9, 11
 _BAD_REQUEST = (_INVALID_ARGUMENT, _FAILED_PRECONDITION, _OUT_OF_RANGE)
@@ -53,8 +53,8 @@ def public_error(
         code: TensorFlow's error code.
         message: its text, of one or many lines.
         signature: what was called.
-        feeds: with which arrays; a 400 ends with the shapes that differ from the signature, which is mostly
-            why the graph complained.
+        feeds: with which arrays; a 400 ends with the dtypes and shapes that differ from the signature, which
+            is mostly why the graph complained.
     """
     text = first_line(message)
     if code in _BAD_REQUEST:
@@ -77,12 +77,19 @@ def first_line(message: str) -> str:
 
 def _unlike_signature(signature: Signature, feeds: Sequence[np.ndarray]) -> str:
     notes = [
-        f'input "{spec.name}" came as {show_shape(feed.shape)}, signature "{signature.name}" says '
-        f"{show_shape(spec.shape)}"
+        _unlike(spec, feed, signature.name)
         for spec, feed in zip(signature.inputs, feeds, strict=True)
-        if not _fits(feed.shape, spec.shape)
+        if tensorflow_name(feed.dtype) != spec.dtype.name or not _fits(feed.shape, spec.shape)
     ]
     return f" ({'; '.join(notes)})" if notes else ""
+
+
+def _unlike(spec: TensorSpec, feed: np.ndarray, signature_name: str) -> str:
+    got, wanted = show_shape(feed.shape), show_shape(spec.shape)
+    dtype = tensorflow_name(feed.dtype)
+    if dtype != spec.dtype.name:
+        got, wanted = f"{dtype} {got}", f"{spec.dtype.name} {wanted}"
+    return f'input "{spec.name}" came as {got}, signature "{signature_name}" says {wanted}'
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...] | None) -> bool:

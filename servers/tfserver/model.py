@@ -185,9 +185,15 @@ class TensorFlowModel(Model):
         return served
 
     def get_input_types(self) -> Sequence[Mapping[str, Any]]:
-        """The inputs of the default signature; none when there is none."""
+        """The inputs of the default signature; none when there is none.
+
+        One for which the signature has a default is ``optional``.
+        """
         default = self._served and self._served.default
-        return _types(default.inputs) if default else []
+        if not default:
+            return []
+        types = _types(default.inputs)
+        return [each | {"optional": True} if each["name"] in default.defaults else each for each in types]
 
     def get_output_types(self) -> Sequence[Mapping[str, Any]]:
         """The outputs of the default signature."""
@@ -228,13 +234,12 @@ class TensorFlowModel(Model):
     def _set_batching(self, served: Served) -> None:
         """Say which requests may share a call: see ``batching``."""
         saved_model, rules = served.saved_model, served.rules
-        self.max_latency_ms, self.may_join = 0, None
+        self.max_latency_ms, self.may_join = 0, served.may_join
         if rules is None:
             self.max_batch_size = _MAX_BATCH_SIZE if served.joins_rows else 0
             return
         self.max_batch_size = rules.most_rows if saved_model.batched else 0
         self.max_latency_ms = rules.max_latency_ms
-        self.may_join = served.may_join
         alone = sorted(saved_model.signatures.keys() - saved_model.batched)
         if alone:
             _log.info(

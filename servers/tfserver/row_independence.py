@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 
 from modelserver import ModelServerError
-from tfserver.signature import Family, Signature, TensorSpec
+from tfserver.signature import DType, Family, Signature, TensorSpec
 
 _log = logging.getLogger("modelserver.model")
 
 _ROWS = 3
 _TOLERANCE = 1e-3
 """Of the largest value: kernels for one row and for several may add up in another order."""
+_ULPS = 4
+"""The same for dtypes that are less precise than that."""
 _SEED = 20220101
 _MOST_VALUES = 200_000
 """In one row; one 224x224x3 image has 150,528."""
@@ -68,13 +70,18 @@ def _has_open_rows(signature: Signature) -> bool:
 
 def _rows_matter_alone(run: Run, signature: Signature) -> bool:
     values = sum(prod(_row_shape(spec)) for spec in signature.inputs)
-    if values > _MOST_VALUES or any(spec.dtype.family is Family.NONE for spec in signature.inputs):
+    if values > _MOST_VALUES or not all(_can_be_made_up(spec.dtype) for spec in signature.inputs):
         return True
     random = np.random.default_rng(_SEED)
     feeds = [_made_up(spec, random) for spec in signature.inputs]
     together = run(signature, feeds)
     alone = [run(signature, [feed[row : row + 1] for feed in feeds]) for row in range(_ROWS)]
     return all(_agree(whole, [outputs[number] for outputs in alone]) for number, whole in enumerate(together))
+
+
+def _can_be_made_up(dtype: DType) -> bool:
+    """Not for quantized ones and resources, which no request can hold either."""
+    return dtype.family is not Family.NONE or dtype.numpy.kind in "fcu" or dtype.name == "bfloat16"
 
 
 def _row_shape(spec: TensorSpec) -> list[int]:
@@ -89,18 +96,30 @@ def _made_up(spec: TensorSpec, random: np.random.Generator) -> np.ndarray:
         words = np.empty(shape, dtype=object)
         words.reshape(_ROWS, -1)[:] = np.array([[b"a"], [b"b"], [b"c"]], dtype=object)
         return words
-    if family is Family.BOOL or family is Family.INTEGER:
+    if family is Family.BOOL or family is Family.INTEGER or spec.dtype.numpy.kind == "u":
         return random.integers(0, 2, shape).astype(spec.dtype.numpy)
     return random.standard_normal(shape).astype(spec.dtype.numpy)
 
 
 def _agree(together: Any, alone: Sequence[Any]) -> bool:
-    whole = np.asarray(together)
-    rows = [np.asarray(each) for each in alone]
+    whole = _comparable(together)
+    rows = [_comparable(each) for each in alone]
     if whole.shape[:1] != (_ROWS,) or any(row.shape != (1, *whole.shape[1:]) for row in rows):
         return False
     apart = np.concatenate(rows)
     if whole.dtype.kind not in "fc":
         return bool((whole == apart).all())
+    tolerance = max(_TOLERANCE, _ULPS * _precision(together))
     largest = float(np.nanmax(np.abs(apart), initial=0.0, where=np.isfinite(apart)))
-    return np.allclose(whole, apart, rtol=_TOLERANCE, atol=_TOLERANCE * max(largest, 1e-6), equal_nan=True)
+    return np.allclose(whole, apart, rtol=tolerance, atol=tolerance * max(largest, 1e-6), equal_nan=True)
+
+
+def _comparable(value: Any) -> np.ndarray:
+    """float16 and bfloat16 as float32: numpy itself knows no bfloat16."""
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
+
+
+def _precision(value: Any) -> float:
+    """The distance from 1 to the next number, where that is more than for float32."""
+    return {"float16": 2**-10, "bfloat16": 2**-7}.get(np.asarray(value).dtype.name, 0.0)

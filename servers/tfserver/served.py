@@ -56,7 +56,9 @@ class Served:
         )
 
     def may_join(self, payload: Mapping[str, Any] | TensorRequest) -> bool:
-        """Whether a request may share a run with others."""
+        """Whether a request may share a run with others, whatever it came as: rows, or named arrays."""
+        if self.rules is None:
+            return self.joins_rows
         if isinstance(payload, TensorRequest):
             name = payload.signature_name
         else:

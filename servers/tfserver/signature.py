@@ -78,7 +78,7 @@ def dtype_named(name: str) -> DType:
 
 def tensorflow_name(dtype: np.dtype) -> str:
     """TensorFlow's name of a numpy dtype in messages."""
-    if dtype == np.object_:
+    if dtype.kind in "OSU":
         return "string"
     names = {"float32": "float", "float64": "double", "float16": "half"}
     names |= {"void8": "qint8", "void16": "qint16", "void32": "qint32"}

@@ -18,6 +18,8 @@ from modelserver import InvalidInput, array_from_json
         (5, None, np.array(5, np.int64)),
         ([1e39], np.float32, np.array([np.inf], np.float32)),
         ([0.1], np.float64, np.array([0.1])),
+        ([[2**64 - 1, 1]], np.uint64, np.array([[2**64 - 1, 1]], np.uint64)),  # floats for numpy by itself
+        ([2.0, 3.0], np.uint64, np.array([2, 3], np.uint64)),
     ],
 )
 def test_values_become_arrays(value, dtype, expected):

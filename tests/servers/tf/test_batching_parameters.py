@@ -307,17 +307,21 @@ class TestSharing:
             {"total": 0},
         ]
 
-    def test_named_arrays_are_run_alone_without_the_flag(self, load: Any, keras_export: Path) -> None:
-        """Nobody has said that their first size is a number of rows."""
-        model = load(keras_export)
-        request = TensorRequest({"features": np.ones((2, 4), np.float32)})
+    @pytest.mark.parametrize(("name", "runs"), [("keras_export", 1), ("functions_export", 2)])
+    def test_named_arrays_without_the_flag(
+        self, load: Any, name: str, runs: int, request: pytest.FixtureRequest
+    ) -> None:
+        """They share a call, as V1's do, where it was tried out that rows do not depend on each other."""
+        model = load(request.getfixturevalue(name))
+        (wanted,) = model.get_input_types()
+        asked = TensorRequest({wanted["name"]: np.ones((2, 4), np.float32)})
         calls = []
         run = model._served.saved_model.run
         model._served.saved_model.run = lambda *args: calls.append(args) or run(*args)
         assert [
-            next(iter(answer.outputs.values())).shape for answer in self.answers(model, request, request)
+            next(iter(answer.outputs.values())).shape for answer in self.answers(model, asked, asked)
         ] == [(2, 3)] * 2
-        assert len(calls) == 2
+        assert len(calls) == runs
 
     def test_a_bad_request_fails_alone(self, loaded: Any, plain: Any) -> None:
         model = loaded(max_batch_size=3, batch_timeout_micros=300_000)

@@ -60,7 +60,7 @@ def test_first_line(message: str, line: str) -> None:
 )  # fmt: skip
 def test_status(code: int, status: int) -> None:
     """Section 8 of the contract."""
-    feeds = [np.zeros((1, 4)), np.zeros(3), np.zeros((1, 1))]
+    feeds = [np.zeros(shape, np.float32) for shape in ((1, 4), 3, (1, 1))]
     error = public_error(code, "the words", _SIGNATURE, feeds)
     assert (error.status, str(error)) == (status, "the words")
     assert isinstance(error, InvalidInput) == (status == 400)
@@ -68,8 +68,17 @@ def test_status(code: int, status: int) -> None:
 
 
 def test_a_400_names_the_inputs_unlike_the_signature() -> None:
-    error = public_error(3, "no", _SIGNATURE, [np.zeros((2, 3)), np.zeros(()), np.zeros(5)])
-    assert str(error) == (
+    feeds = [np.zeros(shape, np.float32) for shape in ((2, 3), (), 5)]
+    assert str(public_error(3, "no", _SIGNATURE, feeds)) == (
         'no (input "a" came as [2,3], signature "serving_default" says [-1,4]; '
         'input "c" came as [5], signature "serving_default" says [-1,-1])'
+    )
+
+
+def test_it_names_the_dtypes_too_where_they_differ() -> None:
+    feeds = [np.zeros((1, 4)), np.array(["a"], object), np.array([["a"]])]
+    assert str(public_error(3, "no", _SIGNATURE, feeds)) == (
+        'no (input "a" came as double [1,4], signature "serving_default" says float [-1,4]; '
+        'input "b" came as string [1], signature "serving_default" says float [?]; '
+        'input "c" came as string [1,1], signature "serving_default" says float [-1,-1])'
     )

@@ -4,15 +4,20 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tfserver.model import TensorFlowModel
+from tfserver.row_independence import rows_are_independent
+from tfserver.signature import Signature, TensorSpec, dtype_named
 
 ROWS = tf.TensorSpec([None, 4], tf.float32)
 WORDS = tf.TensorSpec([None], tf.string)
 NUMBERS = tf.TensorSpec([None], tf.int64)
+HALF, SMALL, COMPLEX = (tf.TensorSpec([None, 4], dtype) for dtype in (tf.half, tf.bfloat16, tf.complex64))
+SHORT = tf.TensorSpec([None], tf.uint16)
 
 
 def twice(rows: Any) -> Any:
@@ -40,6 +45,10 @@ def refuses(rows: Any) -> Any:
         return {"y": tf.identity(rows)}
 
 
+def squared(rows: Any) -> Any:
+    return {"y": rows @ tf.ones([4, 4], rows.dtype)}
+
+
 def upper(words: Any) -> Any:
     return {"y": tf.strings.upper(words)}
 
@@ -65,6 +74,11 @@ def unique(numbers: Any) -> Any:
         (position, ROWS, False),
         (sentence, WORDS, False),
         (unique, NUMBERS, False),
+        # What JSON has no form for: V2 and gRPC have.
+        *((squared, spec, True) for spec in (HALF, SMALL, COMPLEX)),
+        *((centred, spec, False) for spec in (HALF, SMALL, COMPLEX)),
+        (twice, SHORT, True),
+        (unique, SHORT, False),
     ],
 )
 def test_rows_are_joined_where_they_do_not_depend_on_each_other(
@@ -98,3 +112,25 @@ def test_a_network_with_weights_is_joined_whatever_its_kernels_round(tmp_path: P
     model.load()
     assert model.max_batch_size > 1
     model.stop()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "difference", "joins"),
+    [
+        (np.float32, 1e-4, True),
+        (np.float32, 1e-2, False),
+        (np.float16, 2e-3, True),
+        (np.float16, 1e-2, False),
+        (ml_dtypes.bfloat16, 2e-2, True),
+        (ml_dtypes.bfloat16, 0.1, False),
+    ],
+)
+def test_answers_may_differ_as_far_as_the_dtype_is_imprecise(
+    dtype: Any, difference: float, joins: bool
+) -> None:
+    spec = TensorSpec("x", "x:0", dtype_named("float"), (-1,))
+
+    def run(signature: Signature, feeds: Any) -> list[np.ndarray]:
+        return [np.full(len(feeds[0]), 1 + difference * (len(feeds[0]) > 1), dtype)]
+
+    assert rows_are_independent(run, [Signature("f", (spec,), (spec,))], lambda signature: False) is joins

@@ -55,6 +55,7 @@ def test_what_is_no_rows_is_refused(inputs, words):
         ({"predictions": [[1], [2]]}, ("a", "b"), {"predictions": [[1], [2]]}),
         ({"predictions": []}, (), {"predictions": []}),
         ({"predictions": ["a", "b"]}, (), {"predictions": ["a", "b"]}),
+        ({"predictions": [[b"a\0"], ["b\0"]]}, (), {"predictions": [[b"a\0"], ["b\0"]]}),
         ({"predictions": [{"a": 1, "b": [2]}, {"b": [4], "a": 3}]}, ("y",), {"a": [1, 3], "b": [[2], [4]]}),
         ({"outputs": {"a": [1], "b": 2}}, (), {"a": [1], "b": 2}),
         ([True, False], (), {"predictions": [True, False]}),
