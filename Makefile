@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := .venv-clients
 PORT ?= 8080
 WORKERS ?= 1
 TARGETS ?= connection request numbers coding array
@@ -15,9 +16,9 @@ IRIS_TORCH := examples/iris_pytorch/iris.tgz
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
-setup: $(VENV)/.ready  ## Make .venv with pinned versions of everything
+setup: $(VENV)/.ready $(CLIENTS)/.ready  ## Make .venv, and .venv-clients for the tests, with pinned versions of everything
 
-serve: setup $(IRIS_TF) $(IRIS_TORCH)  ## Train the iris models if they are not there, and serve both on port 8080
+serve: $(VENV)/.ready $(IRIS_TF) $(IRIS_TORCH)  ## Train the iris models if they are not there, and serve both on port 8080
 	@echo "[serve] http://localhost:$(PORT), stop with Ctrl-C"
 	@exec $(BIN)/python -m modelserver iris=$(IRIS_TF) iris_pytorch=$(IRIS_TORCH) \
 		--http_port $(PORT) --workers $(WORKERS)
@@ -52,7 +53,7 @@ format: setup  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-$(IRIS_TF) $(IRIS_TORCH): | setup
+$(IRIS_TF) $(IRIS_TORCH): | $(VENV)/.ready
 	@echo "[serve] training $@ on the iris data"
 	@$(BIN)/python $(@D)/train.py
 
@@ -66,4 +67,14 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,tensorflow,fast,grpc,examples,dev]'
 	@# The client of the gRPC tests. It asks for the full TensorFlow, and works with the one that is there.
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps tensorflow-serving-api
+	@touch $@
+
+# The real clients (kserve, tritonclient) and KServe's own server, which tests/clients and the benchmark run. Their
+# protobuf is older than TensorFlow's, so they have an environment of their own. Not tritonclient[all]: it brings CUDA.
+# --no-compile: half of the time went into bytecode of Kubernetes clients that nobody imports.
+$(CLIENTS)/.ready: constraints-clients.txt
+	@echo "[setup] making $(CLIENTS)"
+	@$(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/pip install --quiet --disable-pip-version-check --no-compile -c constraints-clients.txt \
+		kserve 'tritonclient[http,grpc]' grpcio-reflection tornado
 	@touch $@

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,6 +98,7 @@ def _measure(options: argparse.Namespace, work: Path, results: Results) -> int:
         if not group.contenders:
             continue
         print(f"\n[bench] {name} ...", flush=True)
+        busy = os.getloadavg()[0]
         rows: list[Row] = measure(group, plan)
         failed += sum(bool(row.error) for row in rows)
         results.add(
@@ -107,6 +109,7 @@ def _measure(options: argparse.Namespace, work: Path, results: Results) -> int:
             rounds=options.rounds,
             load=generator.describe(load),
             versions=versions,
+            busy=busy,
         )
         (part,) = results.parts([name])
         print(report.console(part), flush=True)

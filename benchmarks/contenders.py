@@ -29,14 +29,15 @@ class Contender:
 class Group:
     """Rows that are measured together, alternating between the contenders.
 
-    `kind` is what is measured: `load` under load, `start` until the first right answer, `memory` after load.
+    `kind` is what is measured: `load` under load, `start` until the first right answer, `memory` after load,
+    `growth` of memory by one request.
     The contenders' answers must be equal if `same_answer`.
     """
 
     title: str
     contenders: tuple[Contender, ...]
     clients: tuple[int, ...] = (1,)
-    kind: Literal["load", "start", "memory"] = "load"
+    kind: Literal["load", "start", "memory", "growth"] = "load"
     same_answer: bool = True
 
 
@@ -44,6 +45,16 @@ def ours(*arguments: object, **environment: object) -> Server:
     """Our server: `python -m modelserver` with a packaged model, or a script."""
     flags = ("--http_port", "{port}", "--host", "127.0.0.1")
     return Server("modelserver", (*map(str, arguments), *flags), environment_of(environment))
+
+
+def tensors_v2(peer: str, *flags: object) -> Server:
+    """The program with the V2 models, for `modelserver` or `kserve` (without its logs), and with gRPC."""
+    arguments = [SERVERS / "tensors_v2.py", "--http_port", "{port}", "--grpc_port", "{grpc_port}", *flags]
+    if peer == "modelserver":
+        arguments += ["--host", "127.0.0.1", "--enable_grpc", "true"]
+    else:
+        arguments += ["--enable_latency_logging", "false", "--log_config_file", KSERVE_LOG]
+    return Server(peer, tuple(map(str, arguments)), environment_of({"library": peer}))
 
 
 def packaged(path: Path, *flags: object, **environment: object) -> Server:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import materials
+import numpy as np
 from contenders import (
     LITSERVE_PATH,
     MOSEC_PATH,
@@ -24,6 +25,7 @@ from contenders import (
     mosec,
     ours,
     packaged,
+    tensors_v2,
 )
 from materials import IRIS_ROWS, Materials, Request
 from processes import Server
@@ -89,6 +91,75 @@ def tensor(made: Materials) -> Group:
             Contender("kserve, own frombuffer", by_kserve, raw),
             Contender("mosec", mosec("mosec_tensor.py", folder=folder), raw.to(MOSEC_PATH)),
         ),
+    )
+
+
+def v2_binary(made: Materials) -> Group:
+    """The picture in V2's binary form, to the same model."""
+    request = materials.v2_binary(materials.image())
+    return Group(
+        "V2 over REST: 224x224x3 floats as binary, 0.6 MB, one number back",
+        tuple(Contender(peer, tensors_v2(peer), request) for peer in ("modelserver", "kserve")),
+        clients=(1, 4),
+    )
+
+
+def v2_grpc(made: Materials) -> Group:
+    """Eight floats as raw contents, two numbers back; beside it, grpcio with nothing around it."""
+    request = materials.v2_grpc(np.array(IRIS_ROWS, np.float32))
+    least = Server("modelserver", (str(SERVERS / "bare_grpcio.py"), "{grpc_port}"))
+    return Group(
+        "V2 over gRPC: 2 rows of 4 floats, one number for each back",
+        (
+            *(Contender(peer, tensors_v2(peer), request) for peer in ("modelserver", "kserve")),
+            Contender("bare grpcio", least, request),
+        ),
+        clients=(1, 16),
+    )
+
+
+def v2_tritonclient(made: Materials) -> Group:
+    """The two above as tritonclient sends them: half of the time is the client's own."""
+    asked = {
+        "HTTP, picture": materials.v2_binary(materials.image()),
+        "gRPC, picture": materials.v2_grpc(materials.image()),
+        "gRPC, 2 rows": materials.v2_grpc(np.array(IRIS_ROWS, np.float32)),
+    }
+    return Group(
+        "V2 by tritonclient: a picture as binary, and 2 rows of 4 floats",
+        tuple(
+            Contender(f"{peer}, {name}", tensors_v2(peer), request.by_tritonclient())
+            for name, request in asked.items()
+            for peer in ("modelserver", "kserve")
+        ),
+        same_answer=False,
+    )
+
+
+def v2_memory(made: Materials) -> Group:
+    """100 MB of floats, with a small answer and sent back."""
+    array = np.random.default_rng(0).random((10, 2_621_440), np.float32)
+    limit = 256 * 1024 * 1024
+    lengths = ("--grpc_max_receive_message_length", limit, "--grpc_max_send_message_length", limit)
+    asked = {
+        "REST, one number back": materials.v2_binary(array),
+        "REST, sent back": materials.v2_binary(array, "echo", binary_answer=True),
+        "gRPC, one number back": materials.v2_grpc(array),
+        "gRPC, sent back": materials.v2_grpc(array, "echo"),
+    }
+    flags: dict[str, tuple[object, ...]] = {
+        "modelserver": ("--max_buffer_size", limit, *lengths),
+        "kserve": lengths,
+    }
+    return Group(
+        "V2: memory that 100 MiB of floats take while they are answered, in copies of them",
+        tuple(
+            Contender(f"{peer}, {name}", tensors_v2(peer, *flags[peer]), request)
+            for name, request in asked.items()
+            for peer in ("modelserver", "kserve")
+        ),
+        kind="growth",
+        same_answer=False,
     )
 
 
@@ -250,6 +321,10 @@ GROUPS: dict[str, Callable[[Materials], Group]] = {
     "iris-unbatched": iris_unbatched,
     "image": image,
     "tensor": tensor,
+    "v2-binary": v2_binary,
+    "v2-grpc": v2_grpc,
+    "v2-tritonclient": v2_tritonclient,
+    "v2-memory": v2_memory,
     "jpeg": jpeg,
     "slow": slow,
     "slow-lone": lone,

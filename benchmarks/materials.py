@@ -10,30 +10,40 @@ import io
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent / "examples"
 V1_PATH = "/v1/models/model:predict"
+GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
 IRIS_ROWS = [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]
 
 
 @dataclass(frozen=True)
 class Request:
-    """A body, and where it goes."""
+    """A body, and where it goes. With gRPC it is the message, behind gRPC's five bytes.
+
+    `client` is who sends it under load: a load generator, or tritonclient as its users call it.
+    """
 
     body: bytes
     path: str = V1_PATH
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
+    protocol: Literal["http", "grpc"] = "http"
+    client: Literal["generator", "tritonclient"] = "generator"
 
     def to(self, path: str) -> Request:
         """The same body for a server with another URL."""
-        return Request(self.body, path, self.content_type, self.headers)
+        return replace(self, path=path)
+
+    def by_tritonclient(self) -> Request:
+        """The same, sent by tritonclient."""
+        return replace(self, client="tritonclient")
 
 
 class Materials:
@@ -98,7 +108,7 @@ def raw(array: np.ndarray) -> Request:
     return Request(array.tobytes(), content_type="application/x-float32")
 
 
-def v2_binary(array: np.ndarray) -> Request:
+def v2_binary(array: np.ndarray, model: str = "model", *, binary_answer: bool = False) -> Request:
     """An array in V2's binary form: a JSON head, then the bytes."""
     data = array.tobytes()
     tensor = {
@@ -107,13 +117,35 @@ def v2_binary(array: np.ndarray) -> Request:
         "datatype": "FP32",
         "parameters": {"binary_data_size": len(data)},
     }
-    head = json.dumps({"inputs": [tensor]}).encode()
+    asked: dict[str, Any] = {"id": "1", "inputs": [tensor]}
+    if binary_answer:
+        asked["parameters"] = {"binary_data_output": True}
+    head = json.dumps(asked).encode()
     return Request(
         head + data,
-        "/v2/models/model/infer",
+        f"/v2/models/{model}/infer",
         "application/octet-stream",
         (("Inference-Header-Content-Length", str(len(head))),),
     )
+
+
+def small(request: Request) -> Request:
+    """A request of the same kind for the model `model`, which warms the way up."""
+    array = np.ones((2, 4), np.float32)
+    return v2_grpc(array) if request.protocol == "grpc" else v2_binary(array)
+
+
+def v2_grpc(array: np.ndarray, model: str = "model") -> Request:
+    """An array in a gRPC message, as raw contents."""
+    from modelserver.protocols.v2_messages import ModelInferRequest
+
+    tensor = {"name": "images", "datatype": "FP32", "shape": array.shape}
+    message = ModelInferRequest(
+        model_name=model, id="1", inputs=[tensor], raw_input_contents=[array.tobytes()]
+    ).SerializeToString()
+    headers = (("te", "trailers"),)
+    framed = b"\0" + len(message).to_bytes(4, "big") + message
+    return Request(framed, GRPC_PATH, "application/grpc", headers, protocol="grpc")
 
 
 def jpeg() -> Request:

@@ -6,6 +6,7 @@ Alternating puts the machine's mood on all contenders alike; the median of the r
 from __future__ import annotations
 
 import contextlib
+import http.client
 import statistics
 import subprocess
 import tempfile
@@ -16,11 +17,13 @@ from pathlib import Path
 
 import generator
 from contenders import Contender, Group
+from materials import small
 from processes import (
     START_S,
     BenchmarkError,
     Running,
     Server,
+    ask,
     check_equal,
     command_environment,
     numbers,
@@ -66,6 +69,8 @@ def measure(group: Group, plan: Plan) -> list[Row]:
         return _measure_start(group, plan)
     if group.kind == "memory":
         return _measure_memory(group, plan)
+    if group.kind == "growth":
+        return _measure_growth(group, plan)
     return _measure_load(group, plan)
 
 
@@ -128,7 +133,8 @@ def _add_run(row: Row, server: Running, contender: Contender, plan: Plan, *, is_
 def _load(server: Running, contender: Contender, clients: int, seconds: float, plan: Plan) -> Figures:
     before = server.cpu_seconds()
     with tempfile.TemporaryDirectory(dir=plan.folder) as folder:
-        sample = generator.run(plan.load, server.port, contender.request, clients, seconds, Path(folder))
+        request = contender.request
+        sample = generator.run(plan.load, server.port_for(request), request, clients, seconds, Path(folder))
     after = server.cpu_seconds()
     cpu = sum(used - before.get(pid, 0.0) for pid, used in after.items())
     return {
@@ -202,6 +208,37 @@ def _memory_once(server: Running, contender: Contender, clients: int, plan: Plan
         if sum(seconds > _ANSWERING_SHARE * max(used) for seconds in used) >= contender.workers:
             return server.pss_mb()
     raise server.failure(f"{contender.name}: not every worker answered")
+
+
+def _measure_growth(group: Group, plan: Plan) -> list[Row]:
+    """One server at a time and a fresh one each time: what a process has once had it may keep."""
+    rows = []
+    for contender in group.contenders:
+        row = Row(contender.name, contender.server.peer, group.clients[0])
+        rows.append(row)
+        for _ in range(plan.rounds):
+            try:
+                row.runs.append(_growth_once(contender, plan))
+            except BenchmarkError as error:
+                _fail(row, error)
+                break
+        row.figures = _median(row.runs) if not row.error else {}
+    return rows
+
+
+def _growth_once(contender: Contender, plan: Plan) -> Figures:
+    request = contender.request
+    with running(contender.server, plan.python(contender.server.peer), plan.log(contender.name)) as server:
+        wait_for_answer(server, small(request))
+        idle = server.resident_mb()
+        server.forget_peak()
+        try:
+            status, answer = ask(server.port_for(request), request)
+        except (OSError, http.client.HTTPException) as error:
+            raise server.failure(f"{contender.name}: {error!r}") from error
+        if status != 200:
+            raise server.failure(f"{contender.name} answers {status}: {answer[:200]!r}")
+        return {"copies": (server.peak_mb() - idle) / (len(request.body) / 2**20)}
 
 
 def _median(runs: list[Figures]) -> Figures:

@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from materials import Request
 
 TICKS = os.sysconf("SC_CLK_TCK")
 START_S = 120.0
+ANSWER_S = 120.0
 STOP_S = 20.0
 TOLERANCE = 1e-4
 
@@ -32,7 +34,7 @@ class BenchmarkError(Exception):
 
 @dataclass(frozen=True)
 class Server:
-    """How to start one. In `arguments`, `{port}` stands for the port."""
+    """How to start one. In `arguments`, `{port}` stands for the port and `{grpc_port}` for that of gRPC."""
 
     peer: str
     arguments: tuple[str, ...]
@@ -45,7 +47,12 @@ class Running:
 
     process: subprocess.Popen[bytes]
     port: int
+    grpc_port: int
     log: Path
+
+    def port_for(self, request: Request) -> int:
+        """Where a request goes."""
+        return self.grpc_port if request.protocol == "grpc" else self.port
 
     def cpu_seconds(self) -> dict[int, float]:
         """User and system time that each process of the tree has used."""
@@ -65,6 +72,22 @@ class Running:
                     if line.startswith("Pss:"):
                         total += int(line.split()[1])
         return total / 1024
+
+    def resident_mb(self) -> float:
+        """Memory of the one process that serves, now."""
+        return self._status("VmRSS")
+
+    def forget_peak(self) -> None:
+        """Let `peak_mb` begin anew."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
+    def peak_mb(self) -> float:
+        """The most memory that the process has had since `forget_peak`."""
+        return self._status("VmHWM")
+
+    def _status(self, name: str) -> float:
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(text.partition(f"{name}:")[2].split()[0]) / 1024
 
     def failure(self, what: str) -> BenchmarkError:
         """An error that shows the end of the server's log."""
@@ -100,8 +123,9 @@ def free_port() -> int:
 @contextlib.contextmanager
 def running(server: Server, python: Path, log: Path) -> Iterator[Running]:
     """Start a server, which is not ready yet, and stop it at the end."""
-    port = free_port()
-    command = [str(python), *(argument.replace("{port}", str(port)) for argument in server.arguments)]
+    port, grpc_port = free_port(), free_port()
+    places = {"{port}": str(port), "{grpc_port}": str(grpc_port)}
+    command = [str(python), *(places.get(argument, argument) for argument in server.arguments)]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -113,7 +137,7 @@ def running(server: Server, python: Path, log: Path) -> Iterator[Running]:
             env=command_environment(server),
         )
     try:
-        yield Running(process, port, log)
+        yield Running(process, port, grpc_port, log)
     finally:
         _stop(process)
 
@@ -133,8 +157,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def ask(port: int, request: Request) -> tuple[int, bytes]:
-    """One request on a connection of its own."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    """One request on a connection of its own. A gRPC call that fails is a `ConnectionError`."""
+    if request.protocol == "grpc":
+        return 200, _call(port, request)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_S)
     try:
         headers = {"Content-Type": request.content_type, **dict(request.headers)}
         connection.request("POST", request.path, request.body, headers)
@@ -142,6 +168,19 @@ def ask(port: int, request: Request) -> tuple[int, bytes]:
         return response.status, response.read()
     finally:
         connection.close()
+
+
+def _call(port: int, request: Request) -> bytes:
+    import grpc
+
+    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
+        call = channel.unary_unary(request.path, None, None)
+        try:
+            answer: bytes = call(request.body[5:], timeout=ANSWER_S)
+        except grpc.RpcError as error:
+            raise ConnectionError(f"{error.code()}: {error.details()}") from None
+    return answer
 
 
 def wait_for_answer(server: Running, request: Request, pause_s: float = 0.05) -> list[float]:
@@ -152,12 +191,12 @@ def wait_for_answer(server: Running, request: Request, pause_s: float = 0.05) ->
         if server.process.poll() is not None:
             raise server.failure(f"it ended with status {server.process.returncode}")
         try:
-            status, body = ask(server.port, request)
+            status, body = ask(server.port_for(request), request)
         except (OSError, http.client.HTTPException) as error:
             last = repr(error)
         else:
             if status == 200:
-                return numbers(body)
+                return message_numbers(body) if request.protocol == "grpc" else numbers(body)
             last = f"{status} {body[:300]!r}"
         time.sleep(pause_s)
     raise server.failure(f"no right answer within {START_S:.0f} s: {last}")
@@ -169,6 +208,17 @@ def numbers(body: bytes) -> list[float]:
     found: list[float] = []
     _collect(answer["predictions"] if "predictions" in answer else answer["outputs"][0]["data"], found)
     return found
+
+
+def message_numbers(message: bytes) -> list[float]:
+    """The numbers of V2's answer over gRPC: of its first output, raw or not."""
+    from modelserver.protocols.v2_messages import ModelInferResponse
+
+    answer = ModelInferResponse.FromString(message)
+    if answer.raw_output_contents:
+        found: list[float] = np.frombuffer(answer.raw_output_contents[0], np.float32).tolist()
+        return found
+    return [float(value) for value in answer.outputs[0].contents.fp32_contents]
 
 
 def check_equal(got: list[float], expected: list[float], who: str) -> None:

@@ -14,6 +14,7 @@ _HEADINGS = {
     "cpu_us": "CPU µs/request",
     "start_s": "seconds",
     "pss_mb": "PSS MB",
+    "copies": "copies of the tensor",
 }
 
 
@@ -38,7 +39,8 @@ def page(results: Results, order: list[str], command: str) -> str:
         "## Against the targets",
         "",
         "The ratio is ours / theirs. Of several configurations of a peer the better one counts, for each",
-        "figure.",
+        "figure. A figure against `the tensor` is in copies of it. NVIDIA Triton's server is not among the",
+        "peers: it comes as a container image, and there is none on this machine.",
         "",
         *table(["row", "clients", "figure", "against", "ratio", "target", ""], map(_ratio, outcomes(parts))),
         "",
@@ -81,7 +83,9 @@ def _plain(rows: list[list[str]]) -> list[str]:
 
 def _ratio(outcome: Outcome) -> list[str]:
     target = outcome.target
-    row = target.group if target.ours == "modelserver" else f"{target.group} ({target.ours.split(', ')[1]})"
+    row = (
+        target.group if target.ours == "modelserver" else f"{target.group} ({target.ours.split(', ', 1)[1]})"
+    )
     return [
         row,
         str(target.clients),
@@ -133,10 +137,19 @@ def _number(value: float) -> str:
 
 def _how(part: Part) -> str:
     if "start_s" in _names(part):
-        return f"{part.date}, {part.rounds} starts each, in turn."
-    if "pss_mb" in _names(part):
-        return f"{part.date}, one server at a time."
-    return f"{part.date}, {part.rounds} rounds of {part.seconds:g} s each, in turn, by {part.load}."
+        how = f"{part.rounds} starts each, in turn"
+    elif "copies" in _names(part):
+        how = f"{part.rounds} fresh servers each, one request: peak of resident memory above idle"
+    elif "pss_mb" in _names(part):
+        how = "one server at a time"
+    else:
+        how = f"{part.rounds} rounds of {part.seconds:g} s each, in turn, by {_client(part)}"
+    busy = "" if part.busy is None else f" The machine's load was {part.busy:.1f} before."
+    return f"{part.date}, {how}.{busy}"
+
+
+def _client(part: Part) -> str:
+    return {"v2-grpc": "h2load", "v2-tritonclient": "tritonclient"}.get(part.name, part.load)
 
 
 def _versions(versions: dict[str, dict[str, str]]) -> list[str]:

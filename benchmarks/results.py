@@ -27,6 +27,8 @@ class Part:
     rounds: int
     load: str
     rows: list[Row]
+    busy: float | None = None
+    """The machine's load average before: what other programs used. `None`: it was not noted."""
 
     def find(self, contender: str, clients: int) -> Row | None:
         """A row that has figures."""
@@ -76,6 +78,7 @@ class Results:
         rounds: int,
         load: str,
         versions: dict[str, dict[str, str]],
+        busy: float,
     ) -> None:
         """Put a measured group in, and save."""
         self._content["machine"] = machine()
@@ -86,6 +89,7 @@ class Results:
             "seconds": seconds,
             "rounds": rounds,
             "load": load,
+            "busy": busy,
             "rows": [asdict(row) for row in rows],
         }
         self.file.parent.mkdir(parents=True, exist_ok=True)

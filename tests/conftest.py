@@ -7,6 +7,7 @@ import pytest
 from harness import Training, serving
 
 PROGRAMS = Path(__file__).parent / "e2e" / "programs"
+CLIENTS = Path(__file__).resolve().parents[1] / ".venv-clients"
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +21,14 @@ def zoo(tmp_path_factory):
 def programs():
     """The folder of the test programs."""
     return PROGRAMS
+
+
+@pytest.fixture(scope="session")
+def clients_python():
+    """The Python of the environment with the real clients, kserve and tritonclient."""
+    python = CLIENTS / "bin" / "python"
+    assert python.exists(), "make setup makes .venv-clients"
+    return str(python)
 
 
 @pytest.fixture(scope="session")
