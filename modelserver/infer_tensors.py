@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from modelserver.errors import InferenceError, InvalidInput
+from modelserver.protocols.v2_values import NO_PARAMETERS, Tensor
 
 if TYPE_CHECKING:
     from typing import Self
 
     import numpy as np
-
-    from modelserver.protocols.v2_values import Tensor
 
 
 class InferTensor:
@@ -175,8 +174,6 @@ class InferTensor:
 
     def value(self) -> Tensor:
         """The tensor to be written."""
-        from modelserver.protocols.v2_values import NO_PARAMETERS, Tensor
-
         return Tensor(
             self.name,
             self.datatype,

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from modelserver.errors import InferenceError, InvalidInput
 from modelserver.infer_tensors import InferInput, InferOutput, InferTensor, RequestedOutput, set_raw
+from modelserver.protocols.v2_values import NO_PARAMETERS, Request, Response, Tensor, Wanted
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from modelserver.protocols.v2_values import Request, Response, Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +145,6 @@ class InferRequest:
 
     def value(self) -> Request:
         """The request to be written."""
-        from modelserver.protocols.v2_values import NO_PARAMETERS, Request, Wanted
-
         return Request(
             [tensor.value() for tensor in self.inputs],
             [
@@ -348,10 +345,7 @@ class InferResponse:
             InvalidInput: an output is wanted that is not there.
             InferenceError: an output's data do not fit its datatype and shape.
         """
-        from modelserver.protocols.v2_rest import wants_binary
-        from modelserver.protocols.v2_values import NO_PARAMETERS, Response
-
-        is_binary = self.use_binary_outputs or wants_binary(parameters or NO_PARAMETERS)
+        is_binary = self.use_binary_outputs or bool((parameters or NO_PARAMETERS).get("binary_data_output"))
         chosen: Iterable[tuple[InferOutput, bool]]
         if wanted:
             chosen = [

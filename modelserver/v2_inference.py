@@ -63,7 +63,7 @@ def to_payload(request: InferRequest, model: Model) -> Any:
     inputs = _arrays(request)
     for tensor in request.inputs:
         if tensor.datatype == "BF16":
-            inputs[tensor.name] = datatypes.as_bfloat16(inputs[tensor.name], f'input "{tensor.name}"')
+            inputs[tensor.name] = datatypes.as_bfloat16(inputs[tensor.name])
     return TensorRequest(inputs, signature, wanted)
 
 

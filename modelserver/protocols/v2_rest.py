@@ -30,7 +30,7 @@ Parts = list[bytes | memoryview]
 """A body in pieces, so that tensors need not be copied to lie behind the JSON."""
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
-_SIZE, _WISH, _ALL_WISH = "binary_data_size", "binary_data", "binary_data_output"
+_SIZE, _ALL_WISH = "binary_data_size", "binary_data_output"
 _EXAMPLE = '{"inputs": [{"name": ..., "shape": [...], "datatype": ..., "data": [...]}]}'
 
 
@@ -143,11 +143,6 @@ def encode_response(response: Response) -> tuple[Parts, int | None]:
     if response.parameters:
         message["parameters"] = dict(response.parameters)
     return _joined(message, "outputs", response.outputs)
-
-
-def wants_binary(parameters: Parameters, wanted: Parameters = NO_PARAMETERS) -> bool:
-    """Whether an output is to come as raw bytes: its own wish, or else the request's."""
-    return bool(wanted.get(_WISH, parameters.get(_ALL_WISH, False)))
 
 
 # -- reading

@@ -1,6 +1,7 @@
 """``instances`` of a V1 request to the tensors that ``forward`` takes.
 
-Rules of the room: JSON values in, tensors out; calls no network. What dtype numbers become is decided per
+Rules of the room: JSON values or an array in, tensors out; calls no network. Named arrays are read in
+``tensor_requests``, by the same rules. What dtype numbers become is decided per
 input at load (``Rule``) and corrected at most once by what the network says (``Reader.other_rules``), never
 by looking at a single request: ``[[1, 2]]`` and ``[[1.0, 2.5]]`` must reach a network as the same dtype.
 """
@@ -15,22 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from modelserver import InvalidInput, ModelLoadError, array_from_json
+from modelserver import InvalidInput, array_from_json
+from pytorchserver.datatypes import ARRAY_DTYPES, JSON_DTYPES
 from pytorchserver.network import Arguments, TensorInfo
 
-_NUMPY: dict[torch.dtype, Any] = {
-    torch.float64: np.float64,
-    torch.float32: np.float32,
-    # numpy's float16 is slow and it has no bfloat16: these are made by torch, from float32.
-    torch.float16: np.float32,
-    torch.bfloat16: np.float32,
-    torch.int64: np.int64,
-    torch.int32: np.int32,
-    torch.int16: np.int16,
-    torch.int8: np.int8,
-    torch.uint8: np.uint8,
-    torch.bool: np.bool_,
-}
 _MOST_GUESSED_INPUTS = 4
 _SHOWN = 5
 
@@ -54,8 +43,11 @@ class Batch:
     """The tensors of one request, by place or by name."""
 
     rows: int
+    """0: the inputs have different numbers of rows, which only named arrays may have."""
     args: tuple[torch.Tensor, ...] = ()
     kwargs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    is_named: bool = False
+    """It came as named arrays, and messages say so."""
 
     def named(self, arguments: Arguments) -> dict[str, torch.Tensor]:
         """All of them by the name that ``forward`` has for them."""
@@ -111,7 +103,7 @@ class Reader:
             return None
         rule = self.rule(self._first_name())
         if rule.certain:
-            return _NUMPY[rule.dtype]
+            return JSON_DTYPES[rule.dtype]
         # "number" makes float32 of fractions, which float64 could not be made of again.
         return None if rule.dtype == torch.float64 else "number"
 
@@ -147,6 +139,8 @@ class Reader:
             )
             for name in names
         }
+        if len(tensors) == 1 and tensors.keys() <= set(self.arguments.names[:1]):  # goes as rows do
+            return Batch(len(instances), args=tuple(tensors.values()))
         return Batch(len(instances), kwargs=tensors)
 
     def _check_names(self, names: Any) -> None:
@@ -157,21 +151,36 @@ class Reader:
             wrong = f"has the unknown key {_listed(unknown)}" if unknown else f"lacks {_listed(missing)}"
             raise InvalidInput(f'"instances"[0] {wrong}; the model takes: {takes.text()}')
 
-    def _tensor(self, values: Any, name: str, rules: Mapping[str, Rule], shown: str) -> torch.Tensor:
-        rule = rules.get(name) or self.rule(name)
-        array = _array(values, rule, shown)
-        if not array.flags.writeable:  # a view of the request's bytes: the network may write into its input
+    def tensor(self, array: np.ndarray, dtype: torch.dtype | None) -> torch.Tensor:
+        """An array where the network is, without a copy if it can be written and lies row by row.
+
+        Args:
+            array: numbers or booleans.
+            dtype: a floating one that floating numbers become; ``None``: they stay as they are.
+        """
+        flags = array.flags
+        if not (flags.writeable and flags.c_contiguous):
+            # A view of the request's bytes: the network may write into its input.
             array = array.copy()
         tensor = torch.from_numpy(array)
         if self._to_device:
             tensor = tensor.to(self._device)
-        if tensor.is_floating_point() and tensor.dtype != rule.dtype and rule.dtype.is_floating_point:
-            tensor = tensor.to(rule.dtype)
+        if dtype is not None and tensor.dtype != dtype and tensor.is_floating_point():
+            tensor = tensor.to(dtype)
         return tensor
+
+    def _tensor(self, values: Any, name: str, rules: Mapping[str, Rule], shown: str) -> torch.Tensor:
+        rule = rules.get(name) or self.rule(name)
+        dtype = rule.dtype
+        if rule.certain and isinstance(values, np.ndarray) and values.dtype == ARRAY_DTYPES[dtype]:
+            array = values
+        else:
+            array = _array(values, rule, shown)
+        return self.tensor(array, dtype if dtype.is_floating_point else None)
 
 
 def _array(values: Any, rule: Rule, shown: str) -> np.ndarray:
-    wanted = _NUMPY[rule.dtype]
+    wanted = JSON_DTYPES[rule.dtype]
     if rule.certain:
         return array_from_json(values, wanted, name=shown)
     array = array_from_json(values, name=shown)
@@ -186,28 +195,8 @@ def _listed(names: Any) -> str:
     return ", ".join(shown) + (" ..." if len(names) > _SHOWN else "")
 
 
-def declared_rules(declared: Any, arguments: Arguments) -> dict[str, Rule]:
-    """Rules from ``input_dtype`` of the user's class: a dtype for all inputs, or a dict by name.
-
-    Raises:
-        ModelLoadError: no dtype that JSON numbers can become.
-    """
-    if declared is None:
-        return {}
-    by_name = (
-        declared if isinstance(declared, dict) else dict.fromkeys(arguments.names or ("input",), declared)
-    )
-    return {str(name): Rule(_dtype(value)) for name, value in by_name.items()}
-
-
-def _dtype(value: Any) -> torch.dtype:
-    dtype = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else value
-    if not isinstance(dtype, torch.dtype) or dtype not in _NUMPY:
-        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in _NUMPY)
-        raise ModelLoadError(f"input_dtype is {value!r} in the model's class. Expected one of: {known}")
-    return dtype
-
-
-def rules_from(infos: Mapping[str, TensorInfo]) -> dict[str, Rule]:
-    """Rules from what is known of the inputs. A dtype that JSON numbers cannot become is left out."""
-    return {name: Rule(info.dtype) for name, info in infos.items() if info.dtype in _NUMPY}
+def rules_from(infos: Mapping[str, TensorInfo], dtypes: Mapping[str, torch.dtype]) -> dict[str, Rule]:
+    """Rules from what is known of the inputs and from the dtypes that are declared. A dtype that JSON numbers
+    cannot become is left out."""
+    known = {name: info.dtype for name, info in infos.items()} | dict(dtypes)
+    return {name: Rule(dtype) for name, dtype in known.items() if dtype in JSON_DTYPES}

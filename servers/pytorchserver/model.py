@@ -1,7 +1,7 @@
 """``PyTorchModel``: a model folder behind a name, by joining the rooms of this package.
 
-``predict`` is the whole request path: instances -> tensors -> ``forward`` -> predictions. What can be known
-before a request comes (the class, the dtype of every input, the shapes) is worked out in ``load``.
+What can be known before a request comes (the class, the dtype of every input, the shapes) is worked out in
+``load``; what a loaded network answers is ``served``'s.
 """
 
 from __future__ import annotations
@@ -11,64 +11,33 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from modelserver import InferenceError, InvalidInput, Model, ModelLoadError, ModelNotReady, warm_up
+from modelserver import Model, ModelLoadError, ModelNotReady, TensorRequest, TensorResponse, warm_up
 from pytorchserver import cpu_threads
 from pytorchserver.compiled import compiled
 from pytorchserver.frozen import frozen
-from pytorchserver.instances import Batch, Reader, Rule, declared_rules, rules_from
+from pytorchserver.learning import Learned
 from pytorchserver.loading import choose_device, is_certainly_cpu, load_network
-from pytorchserver.network import ANY, Network, TensorInfo
-from pytorchserver.outputs import predictions
-from pytorchserver.probing import Known, probe
-from pytorchserver.refusals import FORWARD_ERRORS, is_about_dtype, misfit, refusal
+from pytorchserver.network import Network, TensorInfo
+from pytorchserver.served import Served
 
 _BATCH_SIZE = 256
 _MOST_WARM_UP_VALUES = 200_000
 _log = logging.getLogger("modelserver.model")
-
-_DATATYPES = {
-    torch.bool: "BOOL",
-    torch.uint8: "UINT8",
-    torch.int8: "INT8",
-    torch.int16: "INT16",
-    torch.int32: "INT32",
-    torch.int64: "INT64",
-    torch.float16: "FP16",
-    torch.bfloat16: "FP32",  # JSON and numpy know no bfloat16: it is read and answered as float32
-    torch.float32: "FP32",
-    torch.float64: "FP64",
-}
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    network: Network
-    reader: Reader
-    known: Known
-    threads: int
-
-    def forward(self, batch: Batch) -> Any:
-        cpu_threads.use(self.threads)
-        return self.forward_as_is(batch)
-
-    def forward_as_is(self, batch: Batch) -> Any:
-        """On however many threads are set."""
-        with torch.inference_mode():
-            return self.network.call(*batch.args, **batch.kwargs)
 
 
 class PyTorchModel(Model):
     """Serves a folder with ``model.py`` and weights, or one TorchScript or ``torch.export`` program.
 
     A request is ``{"instances": [row, ...]}`` with rows of numbers, or objects whose keys are the arguments
-    of ``forward``. The class in ``model.py`` may have an attribute ``input_dtype`` (a dtype or its name, or a
-    dict of these by argument) for a network whose dtypes cannot be found out: ``input_dtype = "uint8"``.
+    of ``forward``; or named arrays (``TensorRequest``), one for each argument. The class in ``model.py`` may
+    say what cannot be found out: ``input_dtype`` (a dtype or its name, or a dict of these by argument), and
+    ``inputs`` and ``outputs`` (lists of ``{"name", "datatype", "shape"}``; see ``declared``).
 
     Args:
         name: the name in the URL.
@@ -83,6 +52,7 @@ class PyTorchModel(Model):
 
     platform = "pytorch"
     never_waits = True
+    takes_tensors = True
 
     # instances_dtype is for reading large bodies only; what the rows may be is decided in predict, which also
     # takes objects. A hook that is the default of preprocess is not called at all.
@@ -103,7 +73,10 @@ class PyTorchModel(Model):
         self.model_dir = Path(model_dir)
         self.model_class_name = model_class_name
         self.device = device
-        self._loaded: _Loaded | None = None
+        self._loaded: Served | None = None
+        self._learned = Learned()
+        self._inputs: list[dict[str, Any]] = []
+        self._outputs: list[dict[str, Any]] = []
         self._example: dict[str, Any] | None = None
 
     @property
@@ -129,16 +102,23 @@ class PyTorchModel(Model):
                 f"{file} cannot be read: {error.strerror}. The user of the process needs the right to."
             ) from error
         try:
-            self._loaded = _prepare(network, device)
+            self._loaded = served = Served.of(network, device)
         except BaseException:
             network.close()
             raise
-        self.instances_dtype = self._loaded.reader.instances_dtype()
+        self._learned = Learned(served.output_names)
         self.max_batch_size = self._wanted_batch_size(network)
-        self._example = self._working_example(self._loaded.known.example)
+        # Each row's prediction depends on that row alone, however the rows come.
+        self.may_join = _any_request if self.max_batch_size > 1 else None
+        self._example = self._working_example(served.known.example)
         started = time.perf_counter()
         self._warm_up(device)
         self.warm_up_s = time.perf_counter() - started
+        self._inputs, self._outputs = self._input_types(served), self._output_types(served)
+        is_tuple = served.known.is_tuple or self._learned.is_tuple
+        # V2 makes one output of V1's predictions: rows that are lists of one tensor would become part of it.
+        is_one_of_a_tuple = is_tuple and len(self._outputs) == 1
+        self.instances_dtype = None if is_one_of_a_tuple else served.reader.instances_dtype()
         self.ready = True
         _log.info("%s: %s on %s", self.name, network.description, device)
         return True
@@ -146,10 +126,12 @@ class PyTorchModel(Model):
     def _warm_up(self, device: torch.device) -> None:
         """Make the network fast, and let it answer the requests that lie beside it."""
         try:
-            requests = warm_up(self.model_dir, self.predict)
-            self._example = self._example or next(iter(requests), None)
             if self._loaded is None:
                 return
+            knows_all = self._loaded.known.inputs and self._loaded.known.outputs
+            requests = warm_up(self.model_dir, self.predict if knows_all else self._learn)
+            self._learned.try_other_sizes(self._loaded.network, self._loaded.known.inputs)
+            self._example = self._example or next(iter(requests), None)
             if self._example is None:
                 if self._compile:
                     raise ModelLoadError(
@@ -170,6 +152,11 @@ class PyTorchModel(Model):
             self.stop()
             raise
 
+    def _learn(self, payload: Any) -> None:
+        """Answer a V1 request, and note what it was and what came."""
+        assert self._loaded is not None
+        self._loaded.answer(payload, self._learned.note)
+
     def _warm_up_rows(self, rows: list[Any]) -> None:
         """Let a network that gets batches see them: oneDNN compiles for each number of rows."""
         if len(rows) == 1 and self.max_batch_size > 1 and self._loaded is not None:
@@ -183,47 +170,50 @@ class PyTorchModel(Model):
         """Drop the network and forget the modules of ``model.py``."""
         self.ready = False
         loaded, self._loaded, self._example = self._loaded, None, None
+        self._learned, self._inputs, self._outputs = Learned(), [], []
         if loaded is not None:
             loaded.network.close()
 
-    def predict(self, payload: Any) -> dict[str, Any]:
+    def predict(self, payload: Any) -> dict[str, Any] | TensorResponse:
         """Answer ``{"instances": [...]}`` with ``{"predictions": ...}``, one per instance, in order.
+
+        Returns:
+            A ``TensorResponse`` for a ``TensorRequest``, with arrays in the dtypes of the network's outputs;
+            bfloat16 as float32.
 
         Raises:
             InvalidInput: the instances are not what the network takes.
-            InferenceError: the network did not give one prediction per row.
+            InferenceError: the network did not give one prediction per row, or no tensors.
         """
         loaded = self._loaded
         if loaded is None:
             raise ModelNotReady(self.name)
-        instances = _instances(payload)
-        if len(instances) == 0:  # refused as TensorFlow Serving refuses it
-            raise InvalidInput('No values in "instances": expected one row at least')
-        batch = loaded.reader.read(instances)
-        _check(loaded, batch)
-        try:
-            output = loaded.forward(batch)
-        except FORWARD_ERRORS as error:
-            output = _try_again(loaded, batch, instances, error)
-        try:
-            return {"predictions": predictions(output, batch.rows)}
-        except InferenceError as error:
-            odd = misfit(batch.named(loaded.network.arguments), loaded.known.inputs)
-            if odd:
-                raise InvalidInput(odd) from error
-            raise
+        if isinstance(payload, TensorRequest):
+            return loaded.run(payload, self.name)
+        return loaded.answer(payload)
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        """The arguments of ``forward``, where they are stated by the file or were found out."""
-        return _types(self._loaded.known.inputs if self._loaded else {})
+        """The arguments of ``forward``, where they are stated by the file or its author or were found out."""
+        return self._inputs
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """The tensors that ``forward`` returns, where known."""
-        return _types(self._loaded.known.outputs if self._loaded else {})
+        return self._outputs
 
     def example_request(self) -> dict[str, Any] | None:
         """A body that the loaded model has answered: one row of zeros, or the first of ``warmup.json``."""
         return self._example
+
+    def _input_types(self, served: Served) -> list[dict[str, Any]]:
+        takes = served.network.arguments
+        may_be_left_out = set(takes.names) - set(takes.required)
+        return [
+            {**each, "optional": True} if each["name"] in may_be_left_out else each
+            for each in _types(served.known.inputs or self._learned.inputs)
+        ]
+
+    def _output_types(self, served: Served) -> list[dict[str, Any]]:
+        return _types(served.known.outputs or self._learned.outputs)
 
     def _wanted_batch_size(self, network: Network) -> int:
         if self._max_batch_size is not None:
@@ -244,19 +234,12 @@ class PyTorchModel(Model):
         return {"instances": rows}
 
 
-def _prepare(network: Network, device: torch.device) -> _Loaded:
-    """Find out what the network takes, and settle how requests are read."""
-    floating = _floating_dtype(network.module)
-    declared = declared_rules(getattr(type(network.module), "input_dtype", None), network.arguments)
-    dtypes = {name: rule.dtype for name, rule in declared.items()}
-    known = probe(network, floating, device, dtypes)
-    rules = {**rules_from(known.inputs), **declared}
-    guess = Rule(floating, certain=False, keep_integers=_has_embedding(network.module))
-    reader = Reader(network.arguments, rules, guess, device)
-    return _Loaded(network, reader, known, cpu_threads.most())
+def _any_request(payload: Any) -> bool:
+    """``may_join`` of a network that answers each row on its own."""
+    return True
 
 
-def _made_fast(loaded: _Loaded, instances: Any, device: torch.device) -> _Loaded:
+def _made_fast(loaded: Served, instances: Any, device: torch.device) -> Served:
     """Settle how many threads a forward uses, and freeze the network if it is short, by trying it."""
     if device.type != "cpu":
         return loaded
@@ -270,7 +253,7 @@ def _made_fast(loaded: _Loaded, instances: Any, device: torch.device) -> _Loaded
     return replace(loaded, threads=threads, network=network)
 
 
-def _compiled(loaded: _Loaded, instances: Any, max_batch_size: int) -> _Loaded:
+def _compiled(loaded: Served, instances: Any, max_batch_size: int) -> Served:
     """Settle how many threads a forward uses, and compile the network for them."""
     batch = loaded.reader.read(instances)
     threads = cpu_threads.settle(lambda: loaded.forward_as_is(batch))
@@ -284,88 +267,9 @@ def _compiled(loaded: _Loaded, instances: Any, max_batch_size: int) -> _Loaded:
     )
 
 
-def _instances(payload: Any) -> Any:
-    if not isinstance(payload, dict):
-        got = f"{len(payload)} bytes" if isinstance(payload, bytes) else type(payload).__name__
-        raise InvalidInput(f'Expected a JSON body {{"instances": [...]}}, got {got}')
-    if "instances" not in payload:
-        keys = ", ".join(f'"{str(key)[:40]}"' for key in list(payload)[:5])
-        raise InvalidInput(f'"instances" is missing; the body has {keys or "no keys"}')
-    instances = payload["instances"]
-    if not hasattr(instances, "__len__") or isinstance(instances, (str, bytes, dict)):
-        raise InvalidInput('Expected "instances" to be a list')
-    return instances
-
-
-def _check(loaded: _Loaded, batch: Batch) -> None:
-    """Refuse what the network would take for something else, or break on."""
-    known = loaded.known
-    if (
-        known.stated
-        or (batch.args and batch.args[0].ndim < known.least_dims)
-        or _would_broadcast(batch, known)
-    ):
-        odd = misfit(batch.named(loaded.network.arguments), known.inputs)
-        if odd:
-            rows = next(iter(known.inputs.values())).shape[:1]
-            fixed = (
-                ""
-                if rows == (ANY,)
-                else (
-                    ". The program was exported for this number of rows only: export it with dynamic_shapes"
-                )
-            )
-            raise InvalidInput(odd + fixed)
-    if known.index_limit and batch.args and batch.args[0].numel():
-        # On CUDA an index out of range ends the process's use of the device, not just the request.
-        low, high = (int(value) for value in batch.args[0].aminmax())
-        if low < 0 or high >= known.index_limit:
-            wrong = low if low < 0 else high
-            raise InvalidInput(f'"instances" hold the index {wrong}, expected 0 to {known.index_limit - 1}')
-
-
-def _would_broadcast(batch: Batch, known: Known) -> bool:
-    """Whether a size of 1 stands where the network takes more: torch would repeat the value and answer."""
-    if not batch.args or not known.inputs:
-        return False
-    info = next(iter(known.inputs.values()))
-    shape = batch.args[0].shape
-    if shape[1:] == info.shape[1:]:
-        return False
-    return len(shape) == len(info.shape) and any(
-        got == 1 < want for got, want in zip(shape[1:], info.shape[1:], strict=True)
-    )
-
-
-def _try_again(loaded: _Loaded, batch: Batch, instances: Any, error: Exception) -> Any:
-    """Read integers the other way, if that is what ``forward`` minds; else say whose error it is."""
-    if is_about_dtype(error):
-        for rules in loaded.reader.other_rules(batch):
-            with contextlib.suppress(*FORWARD_ERRORS, InvalidInput):
-                output = loaded.forward(loaded.reader.read(instances, rules))
-                loaded.reader.rules.update(rules)
-                return output
-    refused = refusal(error, batch.named(loaded.network.arguments), loaded.known.inputs)
-    if refused is None:
-        raise error
-    raise refused from error
-
-
 def _types(infos: Mapping[str, TensorInfo]) -> list[dict[str, Any]]:
     return [
-        {"name": name, "datatype": _DATATYPES[info.dtype], "shape": list(info.shape)}
+        {"name": name, "datatype": info.datatype, "shape": list(info.shape)}
         for name, info in infos.items()
-        if info.dtype in _DATATYPES
+        if info.datatype
     ]
-
-
-def _floating_dtype(module: torch.nn.Module | None) -> torch.dtype:
-    """The dtype of the network's parameters; float32 if it has none."""
-    tensors = [*module.parameters(), *module.buffers()] if module is not None else []
-    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
-
-
-def _has_embedding(module: torch.nn.Module | None) -> bool:
-    kinds = {"Embedding", "EmbeddingBag"}
-    layers = module.modules() if module is not None else ()
-    return any({type(layer).__name__, getattr(layer, "original_name", "")} & kinds for layer in layers)

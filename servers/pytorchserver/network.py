@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from pytorchserver.datatypes import DATATYPES
+
 ANY = -1
 """A dimension of any size, in the shapes of this package and of the V2 protocol."""
 
@@ -25,6 +27,13 @@ class TensorInfo:
 
     dtype: torch.dtype
     shape: Shape
+    declared: str = ""
+    """The V2 datatype in ``model.py``'s words. Empty: that of the dtype."""
+
+    @property
+    def datatype(self) -> str:
+        """What V2 calls its dtype; empty: it has no word for it."""
+        return self.declared or DATATYPES.get(self.dtype, "")
 
     def fits(self, shape: Shape) -> bool:
         """Whether a tensor of ``shape`` is one of these."""
@@ -74,6 +83,14 @@ class Network:
     """The shapes that the file was made with: one choice for the sizes that ``inputs`` leaves free."""
     close: Callable[[], None] = _nothing
     """Gives back what loading took."""
+
+    def run(self, tensors: Mapping[str, torch.Tensor]) -> Any:
+        """Call it with tensors by name: its first argument alone goes by place, as rows do."""
+        if len(tensors) == 1:
+            [(name, tensor)] = tensors.items()
+            if name in self.arguments.names[:1] or not self.arguments.names:
+                return self.call(tensor)
+        return self.call(**tensors)
 
 
 def arguments_of(forward: Callable[..., Any]) -> Arguments:

@@ -1,9 +1,10 @@
 """Finds out what a network takes, by asking its first layers and trying.
 
-``model.py`` does not say what ``forward`` expects, but the first layer usually does: ``Linear(4, 10)`` takes
+``model.py`` need not say what ``forward`` expects: the first layer usually does. ``Linear(4, 10)`` takes
 four numbers, an ``Embedding`` takes integers. A guess counts once the network has answered it with one
-prediction per row. That gives the dtype that integers in JSON become, the shapes for error messages and the
-metadata, the request for the curl line, and a warmed-up network.
+prediction per row. Where file or class say it, what is left to find out are the outputs. That gives the
+dtype that integers in JSON become, the shapes for error messages and the metadata, the request for the curl
+line, and a warmed-up network.
 
 Rules of the room: never fails a load; guesses for ``BUDGET_S`` at most, then needs a few forwards; two rows
 of zeros at a time, so nothing large.
@@ -14,14 +15,15 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from pytorchserver.declared import Declared
 from pytorchserver.network import ANY, Network, Shape, TensorInfo
-from pytorchserver.outputs import predictions
+from pytorchserver.outputs import is_tuple, outputs_of, predictions
 
 _log = logging.getLogger("modelserver.model")
 
@@ -31,6 +33,9 @@ _MOST_LAYERS = 3
 _MOST_INPUTS = 4
 
 _IMAGE_SIDES = (32, 28, 64, 224, 8, 16, 96, 128, 256, 299)
+_SIDES = (8, 16, 32, 224, 64, 28, 1)
+"""Tried for the sizes that an author leaves free."""
+_TIMES = (1, 2)
 _LENGTHS = (8, 16, 10, 32, 64, 128, 20, 50, 100, 4, 1)
 
 Tensors = dict[str, torch.Tensor]
@@ -45,7 +50,9 @@ class Known:
     example: Mapping[str, TensorInfo]
     """One row that works: the inputs with every size given."""
     stated: bool = False
-    """The file says so itself: another shape is wrong before it is tried."""
+    """The file or its author says so: another shape is wrong before it is tried."""
+    is_tuple: bool = False
+    """``forward`` returns a tuple: V1's predictions are lists then, also with one tensor in it."""
     least_dims: int = 0
     """An input of fewer dimensions is no batch: a row was sent where rows belong. 0: not known."""
     index_limit: int = 0
@@ -68,60 +75,99 @@ class _Guess:
         return torch.zeros((ROWS, *(self.row if row is None else row)), dtype=self.dtype, device=device)
 
 
-def probe(
-    network: Network, floating: torch.dtype, device: torch.device, declared: Mapping[str, torch.dtype]
-) -> Known:
+def probe(network: Network, floating: torch.dtype, device: torch.device, declared: Declared) -> Known:
     """Find an input that ``network`` answers.
 
     Args:
         network: what to ask.
         floating: the dtype of its parameters.
         device: where they are.
-        declared: dtypes that the user has set, by input.
+        declared: what the author says of it.
 
     Returns:
-        What was found; ``NOTHING_KNOWN`` if no guess worked.
+        What was found, with outputs as they were seen; ``NOTHING_KNOWN`` if no guess worked.
     """
+    names = tuple(declared.outputs)
     if network.inputs:
-        return _stated(network, device)
+        return _stated(network, network.inputs, names, device)
+    if declared.inputs:
+        return _stated(network, declared.inputs, names, device)
     deadline = time.monotonic() + BUDGET_S
     try:
         for guesses in _guesses(network, floating):
             if time.monotonic() > deadline:
                 break
             guesses = {
-                name: replace(guess, dtype=declared.get(name, guess.dtype)) for name, guess in guesses.items()
+                name: replace(guess, dtype=declared.dtypes.get(name, guess.dtype))
+                for name, guess in guesses.items()
             }
-            output = _try(network.call, {name: guess.zeros(device) for name, guess in guesses.items()})
+            output = _try(network, {name: guess.zeros(device) for name, guess in guesses.items()})
             if output is not None:
-                return _known(network, guesses, output, device)
+                return _known(network, guesses, output, names, device)
     except Exception:  # layers of the user's own may be odd in any way
         _log.debug("Looking at the layers failed", exc_info=True)
     return NOTHING_KNOWN
 
 
-def _stated(network: Network, device: torch.device) -> Known:
-    """The file states the inputs; the outputs and whether it runs are still to be seen."""
-    inputs = network.inputs
-    sizes = {
-        name: network.sizes.get(name) or tuple(ROWS if size == ANY else size for size in info.shape)
-        for name, info in inputs.items()
-    }
-    tensors = {name: torch.zeros(sizes[name], dtype=inputs[name].dtype, device=device) for name in inputs}
-    rows = next((shape[0] for shape in sizes.values() if shape), 0)
-    output = _try(network.call, tensors, rows)
-    if output is None:
+def _stated(
+    network: Network,
+    inputs: Mapping[str, TensorInfo],
+    names: Sequence[str],
+    device: torch.device,
+) -> Known:
+    """File or author state the inputs; the outputs and whether it runs are still to be seen."""
+    seen = _answers(network, inputs, device)
+    if not seen:
         return Known(inputs, {}, {}, stated=True)
-    dynamic = all(info.shape[:1] == (ANY,) for info in inputs.values())
-    outputs = {
-        name: TensorInfo(info.dtype, (ANY if dynamic else rows, *info.shape[1:]))
-        for name, info in _described(output).items()
-    }
+    (tensors, output), (_, other) = seen[0], seen[-1]
+    is_dynamic = all(info.shape[:1] == (ANY,) for info in inputs.values())
+    counts = {len(tensor) if tensor.ndim else 0 for tensor in tensors.values()}
+    rows = counts.pop() if len(counts) == 1 else 0
+    outputs = merged(described(output, names), described(other, names))
+    if is_dynamic:
+        outputs = {name: _with_open_rows(info, rows) for name, info in outputs.items()}
     example = {
-        name: TensorInfo(info.dtype, (1 if dynamic else rows, *sizes[name][1:]))
-        for name, info in inputs.items()
+        name: TensorInfo(tensor.dtype, (1 if is_dynamic else rows, *tensor.shape[1:]))
+        for name, tensor in tensors.items()
     }
-    return Known(inputs, outputs, example, stated=True)
+    if not rows or not _has_prediction_per_row(output, rows):
+        example = {}
+    return Known(inputs, outputs, example, stated=True, is_tuple=is_tuple(output))
+
+
+def _answers(
+    network: Network, inputs: Mapping[str, TensorInfo], device: torch.device
+) -> list[tuple[Tensors, Any]]:
+    """What the network answers to zeros: twice, with different numbers where sizes are free, which tells the
+    free sizes of the outputs. With all inputs or, if it answers none of these, with those that it needs."""
+    required = {name: info for name, info in inputs.items() if name in network.arguments.required}
+    is_open = any(ANY in info.shape for info in inputs.values())
+    until = time.monotonic() + BUDGET_S
+    seen: list[tuple[Tensors, Any]] = []
+    for some in [inputs, *([required] if 0 < len(required) < len(inputs) else [])]:
+        for side in (_TIMES if network.sizes else _SIDES) if is_open else (1,):
+            if time.monotonic() > until or len(seen) == 2:
+                break
+            shapes = {name: _shape(info, side, network.sizes.get(name)) for name, info in some.items()}
+            tensors = {
+                name: torch.zeros(shape, dtype=some[name].dtype, device=device)
+                for name, shape in shapes.items()
+            }
+            output = _answer(network, tensors)
+            if output is not None:
+                seen.append((tensors, output))
+        if seen:
+            break
+    return seen
+
+
+def _shape(info: TensorInfo, side: int, made_with: Shape | None) -> Shape:
+    """A choice for the free sizes: ``side``, or so many times what the file was made with."""
+    if made_with is not None:
+        return tuple(
+            size * side if want == ANY else size for want, size in zip(info.shape, made_with, strict=True)
+        )
+    return tuple(size if size != ANY else side if place else ROWS for place, size in enumerate(info.shape))
 
 
 def _guesses(network: Network, floating: torch.dtype) -> Iterator[dict[str, _Guess]]:
@@ -181,25 +227,43 @@ def _grids(channels: int, dims: int, floating: torch.dtype, layer: torch.nn.Modu
     return [_Guess(floating, (channels, *[side] * dims), free, layer) for side in sides]
 
 
-def _try(call: Callable[..., Any], tensors: Tensors, rows: int = ROWS) -> Any:
-    """The output for these inputs, or ``None`` if the network does not answer each row."""
+def _answer(network: Network, tensors: Tensors) -> Any:
+    """The output for these inputs, or ``None`` if the network fails on them."""
     try:
         with torch.inference_mode():
-            output = call(next(iter(tensors.values()))) if len(tensors) == 1 else call(**tensors)
-        predictions(output, rows)
+            return network.run(tensors)
     except (Exception, SystemExit):  # a guess that fails in any way is a wrong guess
         return None
-    return output
 
 
-def _known(network: Network, guesses: dict[str, _Guess], output: Any, device: torch.device) -> Known:
+def _try(network: Network, tensors: Tensors, rows: int = ROWS) -> Any:
+    """The output for these inputs, or ``None`` if the network does not answer each row."""
+    output = _answer(network, tensors)
+    return output if _has_prediction_per_row(output, rows) else None
+
+
+def _has_prediction_per_row(output: Any, rows: int) -> bool:
+    try:
+        predictions(output, rows)
+    except Exception:  # whatever looking at an odd output ends in
+        return False
+    return True
+
+
+def _known(
+    network: Network,
+    guesses: dict[str, _Guess],
+    output: Any,
+    names: Sequence[str],
+    device: torch.device,
+) -> Known:
     """Describe the guesses that worked; sizes that may be free are tried with another one."""
     larger = {
         name: guess.zeros(device, tuple(n * 2 if i in guess.free else n for i, n in enumerate(guess.row)))
         for name, guess in guesses.items()
     }
     free = any(guess.free for guess in guesses.values())
-    other = _try(network.call, larger) if free else None
+    other = _try(network, larger) if free else None
     inputs = {
         name: TensorInfo(
             guess.dtype,
@@ -207,25 +271,12 @@ def _known(network: Network, guesses: dict[str, _Guess], output: Any, device: to
         )
         for name, guess in guesses.items()
     }
-    first, second = _described(output), _described(output if other is None else other)
-    outputs = {
-        name: TensorInfo(
-            info.dtype,
-            (
-                ANY,
-                *(
-                    n if (n,) == second[name].shape[i : i + 1] else ANY
-                    for i, n in enumerate(info.shape[1:], 1)
-                ),
-            ),
-        )
-        for name, info in first.items()
-        if name in second
-    }
+    seen = merged(described(output, names), described(output if other is None else other, names))
+    outputs = {name: _with_open_rows(info, ROWS) for name, info in seen.items()}
     example = {name: TensorInfo(guess.dtype, (1, *guess.row)) for name, guess in guesses.items()}
-    known = Known(inputs, outputs, example)
-    guess, *others = guesses.values()
-    if others or not _goes_into_layer(network, guess, device):
+    known = Known(inputs, outputs, example, is_tuple=is_tuple(output))
+    (name, guess), *others = guesses.items()
+    if others or not _goes_into_layer(network, name, guess, device):
         return known
     if guess.dtype.is_floating_point:
         return replace(known, least_dims=1 + len(guess.row)) if max(guess.row[:1], default=1) > 1 else known
@@ -233,7 +284,7 @@ def _known(network: Network, guesses: dict[str, _Guess], output: Any, device: to
     return replace(known, index_limit=len(weight)) if isinstance(weight, torch.Tensor) else known
 
 
-def _goes_into_layer(network: Network, guess: _Guess, device: torch.device) -> bool:
+def _goes_into_layer(network: Network, name: str, guess: _Guess, device: torch.device) -> bool:
     """Whether the layer that the guess was made from gets the input as it came.
 
     A network that reshapes its input first may well take flat rows. One that does not would answer one row of
@@ -247,24 +298,41 @@ def _goes_into_layer(network: Network, guess: _Guess, device: torch.device) -> b
         lambda _, args: seen.append(any(arg is tensor for arg in args))
     )
     try:
-        _try(network.call, {"": tensor})
+        _answer(network, {name: tensor})
     finally:
         hook.remove()
     return seen[:1] == [True]
 
 
-def _described(output: Any) -> dict[str, TensorInfo]:
-    """The tensors of an output, by name."""
-    if isinstance(output, torch.Tensor):
-        return {"predictions": TensorInfo(output.dtype, tuple(output.shape))}
-    if isinstance(output, Mapping):
-        items = [(str(key), value) for key, value in output.items()]
-    elif isinstance(output, tuple | list):
-        items = [(f"output_{index}", value) for index, value in enumerate(output)]
-    else:
-        items = []
+def described(output: Any, names: Sequence[str] = ()) -> dict[str, TensorInfo]:
+    """The tensors of an output, by their names: those of ``model.py`` where they are as many."""
+    values = outputs_of(output)
+    if len(names) == len(values) and not isinstance(output, Mapping):
+        values = dict(zip(names, values.values(), strict=True))
     return {
         name: TensorInfo(value.dtype, tuple(value.shape))
-        for name, value in items
+        for name, value in values.items()
         if isinstance(value, torch.Tensor)
     }
+
+
+def merged(one: Mapping[str, TensorInfo], other: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """What two calls have in common: sizes that differ are free. A tensor is left out if only one has it, or
+    if they differ in more than sizes."""
+    return {
+        name: TensorInfo(info.dtype, tuple(map(_common, info.shape, other[name].shape)))
+        for name, info in one.items()
+        if name in other and (info.dtype, len(info.shape)) == (other[name].dtype, len(other[name].shape))
+    }
+
+
+def _common(size: int, other: int) -> int:
+    return size if size == other else ANY
+
+
+def _with_open_rows(info: TensorInfo, rows: int) -> TensorInfo:
+    """An output with a free first size, if it has a row for each row of the input. A single value belongs to
+    every row."""
+    if info.shape[:1] not in ((), (rows,), (ANY,)):
+        return info
+    return replace(info, shape=(ANY, *info.shape[1:]))

@@ -42,7 +42,10 @@ def is_about_dtype(error: BaseException) -> bool:
 
 
 def refusal(
-    error: BaseException, tensors: Mapping[str, torch.Tensor], known: Mapping[str, TensorInfo]
+    error: BaseException,
+    tensors: Mapping[str, torch.Tensor],
+    known: Mapping[str, TensorInfo],
+    is_named: bool = False,
 ) -> InvalidInput | None:
     """The 400 for an error of ``forward``, or ``None`` if it is the model's own.
 
@@ -50,9 +53,10 @@ def refusal(
         error: what ``forward`` raised.
         tensors: what it was given, by name.
         known: inputs that it is known to take.
+        is_named: they came as named arrays, not as ``instances``.
     """
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    odd = misfit(tensors, known)
+    odd = misfit(tensors, known, is_named)
     if odd:
         return InvalidInput(f"{odd} ({text})")
     if _is_raised_by_user(error):
@@ -68,11 +72,15 @@ def refusal(
     return None
 
 
-def misfit(tensors: Mapping[str, torch.Tensor], known: Mapping[str, TensorInfo]) -> str | None:
-    """The first input that is not of the known shape, told in words."""
+def misfit(
+    tensors: Mapping[str, torch.Tensor], known: Mapping[str, TensorInfo], is_named: bool = False
+) -> str | None:
+    """The first input that is not of the known shape, told in words: V2's for named arrays."""
     for name, tensor in tensors.items():
         info = known.get(name)
         if info is not None and not info.fits(tuple(tensor.shape)):
+            if is_named:
+                return f'input "{name}" has the shape {list(tensor.shape)}, expected {list(info.shape)}'
             what = '"instances" have' if len(tensors) == 1 else f'"{name}" of "instances" has'
             return f"{what} shape {list(tensor.shape)}, expected {info.text()}"
     return None

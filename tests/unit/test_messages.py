@@ -180,3 +180,19 @@ def test_a_table():
 
 def test_ids_differ():
     assert generate_uuid() != generate_uuid()
+
+
+@pytest.mark.parametrize(
+    ("of_request", "of_output", "binary"),
+    [
+        ({}, {}, False),
+        ({"binary_data_output": True}, {}, True),
+        ({"binary_data_output": True}, {"binary_data": False}, False),
+        ({"binary_data_output": False}, {"binary_data": True}, True),
+        ({}, {"binary_data": True}, True),
+    ],
+)
+def test_an_output_s_own_wish_wins(of_request, of_output, binary):
+    response = InferResponse("7", "m", [InferOutput("y", [2, 2], "FP32", FLOATS)])
+    (output,) = response.value([RequestedOutput("y", of_output)], of_request).outputs
+    assert output.is_binary is binary

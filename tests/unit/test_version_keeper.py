@@ -11,14 +11,17 @@ import pytest
 from modelserver.configuring import Configurator
 from modelserver.dataplane import DataPlane
 from modelserver.errors import InvalidInput, ModelLoadError, ModelNotReady, UnknownLabel
+from modelserver.fatal_loads import FatalLoads
 from modelserver.lifecycle import Lifecycle
 from modelserver.loading import Loader
 from modelserver.metrics.counting import Metrics
 from modelserver.metrics.exposition import Exposition
 from modelserver.model import Model
 from modelserver.model_board import ModelBoard
+from modelserver.publishing import Publisher
 from modelserver.repository.model_repository import ModelRepository
 from modelserver.repository.versions import ModelFolder, State, VersionPolicy
+from modelserver.unloading import Unloader
 from modelserver.version_keeper import KeepingOptions, VersionKeeper
 
 POLL_S = 0.01
@@ -75,18 +78,23 @@ async def keeping(*folders, board=None, number=0, **options):
     metrics = Metrics()
     dataplane = DataPlane(repository, Lifecycle(), metrics=metrics)
     loader = Loader(metrics=metrics)
-    keeper = VersionKeeper(
-        dataplane, loader, KeepingOptions(**{"poll_s": POLL_S, "retry_s": POLL_S, **options}), board, number
-    )
-    dataplane.keeper = keeper
+    told = KeepingOptions(**{"poll_s": POLL_S, "retry_s": POLL_S, **options})
+    publisher = Publisher(repository, metrics, board, number, 1 if board is None else 2)
+    unloader = Unloader(dataplane, loader, told.drain_s, publisher.publish)
+    keeper = VersionKeeper(dataplane, loader, unloader, publisher, FatalLoads(board, number), told)
+    dataplane.publisher = publisher
+    dataplane.keeper = keeper  # for the tests, as are its parts
     for name, model in repository.all_models():
         loader.attach(name, model)
     try:
         await keeper.load_first()
+        publisher.start()
         keeper.start()
         yield dataplane
     finally:
         await keeper.close()
+        await unloader.close()
+        await publisher.close()
         loader.close()
 
 
@@ -219,7 +227,7 @@ def test_a_version_that_does_not_drain_is_ended_after_its_time(tmp_path, caplog)
             asked = asyncio.ensure_future(dataplane.answer("m", {}))
             write(tmp_path, 2, "new")
             await until(
-                lambda: "Version 1 of model m still has work and is unloaded" in caplog.text, "the warning"
+                lambda: "Model m version 1 still has work and is unloaded" in caplog.text, "the warning"
             )
             old.hold.set()
             assert (await asked)[0] == "old"
@@ -373,7 +381,7 @@ class Told:
 async def configured(base, *texts, board=None, number=0):
     told = Told(base)
     async with keeping(*told.parsed(texts[0]), board=board, number=number) as dataplane:
-        dataplane.configurator = Configurator(told, dataplane.keeper, board)
+        dataplane.configurator = Configurator(told, dataplane.keeper, dataplane.publisher, board)
         dataplane.configurator.start()
         try:
             yield dataplane, told

@@ -98,6 +98,33 @@ def folders(tmp_path):
             model.stop()
 
 
+def network(code, init="pass", extra=""):
+    """A model.py whose forward is ``code``; ``x`` or the arguments in front of a ``:``."""
+    arguments, _, body = code.rpartition(":: ")
+    return (
+        "import torch\nfrom torch import nn\nimport torch.nn.functional as F\n"
+        "class Net(nn.Module):\n"
+        f"    {extra or 'pass'}\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        f"        {init}\n"
+        f"    def forward(self, {arguments or 'x'}):\n"
+        f"        {body}\n"
+    )
+
+
+@pytest.fixture
+def served(folder):
+    """Loads a network that is written in the test."""
+
+    def load(code, init="pass", extra="", **options):
+        torch.manual_seed(1)
+        folder.write("model.py", network(code, init, extra)).with_weights()
+        return folder.load(**options)
+
+    return load
+
+
 def ask(model, instances):
     """The predictions, as nested lists; through all hooks."""
     answer = asyncio.run(model({"instances": instances}))

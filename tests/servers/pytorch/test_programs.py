@@ -387,6 +387,7 @@ def test_shape_arithmetic_is_not_taken_for_code(folder):
     model = folder.load()
     # Its free sizes have rules of their own: the example has the sizes it was exported with.
     assert [info["shape"] for info in model.get_input_types()] == [[-1, 3, -1], [-1, -1]]
+    assert [info["shape"] for info in model.get_output_types()] == [[-1, -1], [-1, -1]]
     assert model.example_request() == {"instances": [{"x": [[0.0] * 8] * 3, "y": [0.0] * 6}]}
     assert "Guard failed" in refusal(model, [{"x": [[1.0] * 6] * 3, "y": [1.0, 2.0]}])
     rows = [{"x": [[1.0] * 12] * 3, "y": [1.0, 2.0, 3.0, 4.0]}] * 3

@@ -10,7 +10,7 @@ import torch
 import modelserver
 from modelserver.protocols.v1_json import decode_request
 
-from .conftest import MLP, ask, plain, refusal
+from .conftest import MLP, ask, network, plain, refusal
 
 ROWS = [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]
 
@@ -23,33 +23,6 @@ def mlp(folder):
 @pytest.fixture
 def iris(mlp):
     return mlp.load()
-
-
-def network(code, init="pass", extra=""):
-    """A model.py whose forward is ``code``; ``x`` or the arguments in front of a ``:``."""
-    arguments, _, body = code.rpartition(":: ")
-    return (
-        "import torch\nfrom torch import nn\nimport torch.nn.functional as F\n"
-        "class Net(nn.Module):\n"
-        f"    {extra or 'pass'}\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        f"        {init}\n"
-        f"    def forward(self, {arguments or 'x'}):\n"
-        f"        {body}\n"
-    )
-
-
-@pytest.fixture
-def served(folder):
-    """Loads a network that is written in the test."""
-
-    def load(code, init="pass", extra="", **options):
-        torch.manual_seed(1)
-        folder.write("model.py", network(code, init, extra)).with_weights()
-        return folder.load(**options)
-
-    return load
 
 
 # -- what works

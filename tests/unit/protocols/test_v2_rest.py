@@ -91,20 +91,6 @@ def test_bytes_that_are_no_text_have_no_json_form():
         v2_rest.encode_response(Response("m", [Tensor("y", "BYTES", [2], TEXTS)]))
 
 
-@pytest.mark.parametrize(
-    ("of_request", "of_output", "binary"),
-    [
-        ({}, {}, False),
-        ({"binary_data_output": True}, {}, True),
-        ({"binary_data_output": True}, {"binary_data": False}, False),
-        ({"binary_data_output": False}, {"binary_data": True}, True),
-        ({}, {"binary_data": True}, True),
-    ],
-)
-def test_an_output_s_own_wish_wins(of_request, of_output, binary):
-    assert v2_rest.wants_binary(of_request, of_output) is binary
-
-
 def tensor(**changes):
     made = {"name": "x", "shape": [1], "datatype": "FP32", "data": [1], **changes}
     return {key: value for key, value in made.items() if value is not ...}
