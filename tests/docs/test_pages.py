@@ -1,9 +1,10 @@
 """README and docs are followed from top to bottom, as a reader would, and must show what then happens.
 
 Each page gets a scratch folder with a copy of ``examples/``, where the two iris models are trained. A python
-block whose first line names a file is saved under that name, any other one runs to its end. In a console
-block a ``python`` command that serves is started, ``curl`` asks it, ``check`` and ``pack`` run; the output
-is compared with what stands below. ``pages`` has the comparisons.
+block whose first line names a file is saved under that name, any other one runs to its end, and finds the
+server that was started above it on ``localhost:8080``. In a console block a ``python`` command that serves
+is started, ``curl`` asks it, ``check`` and ``pack`` run; the output is compared with what stands below.
+``pages`` has the comparisons.
 """
 
 import re
@@ -81,6 +82,8 @@ class Reader:
             arguments = ["-W", "error", "-c", f"import {file[1].removesuffix('.py')}"]
         else:
             block = self.folder / "block.py"
+            if self.server is not None:  # as for curl: it has a port of its own
+                text = text.replace("localhost:8080", f"localhost:{self.server.port}")
             block.write_text(text, encoding="utf-8")
             is_test = "\nimport pytest\n" in text
             arguments = ["-W", "error", *(["-m", "pytest", "-q"] if is_test else []), block]

@@ -22,9 +22,13 @@ SAY = {
     *("InvalidInput", "ModelLoadError", "ArchiveError", "StartError", "InferenceError", "HookNotImplemented"),
     *("ConfigError", "GraphError", "NoJsonForm", "ModelNotReady", "NoModelReady", "Refused", "_Unservable"),
     *("error", "warning", "exception", "__init__"),
+    *("CallFailed", "CallTimeout", "NothingCame", "ServerUnreachable", "UnreadableAnswer"),
 }
 SAY_FUNCTIONS = {"TypeError", "ValueError"}  # in modules where it is the user's mistake, and is told
-TELLING = ("model_server.py", "v1_json.py", "answers.py")
+TELLING = (
+    *("dialects.py", "http_messages.py", "options.py", "patience.py"),
+    *("model_server.py", "v1_json.py", "answers.py"),
+)
 Template = tuple[str, str]  # where, text
 
 
