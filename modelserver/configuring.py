@@ -15,6 +15,7 @@ from typing import Any
 
 from modelserver.errors import ModelLoadError, ModelServerError
 from modelserver.model_board import ModelBoard
+from modelserver.publishing import Publisher
 from modelserver.repository.model_repository import ModelRepository
 from modelserver.repository.versions import Configuration, ModelFolder
 from modelserver.version_keeper import VersionKeeper
@@ -22,7 +23,7 @@ from modelserver.version_keeper import VersionKeeper
 _log = logging.getLogger("modelserver.server")
 
 _BOARD_S = 0.1
-_ACKNOWLEDGED_S = 0.02
+_SUBJECT = "configuration"
 
 
 class Configurator:
@@ -31,14 +32,20 @@ class Configurator:
     Args:
         configuration: says which folders there are to be.
         keeper: of this process.
+        publisher: of this process.
         board: of all workers; none where there is one process.
     """
 
     def __init__(
-        self, configuration: Configuration, keeper: VersionKeeper, board: ModelBoard | None = None
+        self,
+        configuration: Configuration,
+        keeper: VersionKeeper,
+        publisher: Publisher,
+        board: ModelBoard | None = None,
     ) -> None:
         self._configuration = configuration
         self._keeper = keeper
+        self._publisher = publisher
         self._board = board
         self._one_at_a_time = asyncio.Lock()
         self._tasks: list[asyncio.Task[Any]] = []
@@ -55,7 +62,7 @@ class Configurator:
         if self._board is not None and self._board.generation:
             generation, text = self._board.configuration()
             folders = self._configuration.parsed(text)
-            self._keeper.configured = (generation, "")
+            self._publisher.has_followed(_SUBJECT, generation)
         if folders is None:
             return
         for name in repository.versions.keys() - {folder.name for folder in folders}:
@@ -69,7 +76,7 @@ class Configurator:
     async def catch_up(self) -> None:
         """Follow what clients have sent to other workers since ``prepare``, before requests come here: they
         were told that all workers do."""
-        if self._board is not None and self._board.generation != self._keeper.configured[0]:
+        if self._board is not None and self._is_behind(self._board):
             await self._follow_once(self._board)
 
     def start(self) -> None:
@@ -100,12 +107,7 @@ class Configurator:
             await self._apply(folders)
             return
         generation = self._board.configure(text)
-        while True:
-            told = self._keeper.published()
-            if all(each["generation"] >= generation for each in told):
-                break
-            await asyncio.sleep(_ACKNOWLEDGED_S)
-        errors = [each["error"] for each in told if each["error"]]
+        errors = await self._publisher.until_followed(_SUBJECT, generation)
         if errors:
             raise ModelLoadError(errors[0])
 
@@ -129,8 +131,12 @@ class Configurator:
     async def _follow_board(self, board: ModelBoard) -> None:
         while True:
             await asyncio.sleep(_BOARD_S)
-            if board.generation != self._keeper.configured[0]:
+            if self._is_behind(board):
                 await self._follow_once(board)
+
+    def _is_behind(self, board: ModelBoard) -> bool:
+        followed = self._publisher.followed.get(_SUBJECT)
+        return board.generation != (0 if followed is None else followed.generation)
 
     async def _follow_once(self, board: ModelBoard) -> None:
         generation, text = board.configuration()
@@ -142,5 +148,4 @@ class Configurator:
         except Exception as failure:
             _log.exception("Applying the model configuration failed")
             error = type(failure).__name__
-        self._keeper.configured = (generation, error)
-        self._keeper.publish()
+        self._publisher.has_followed(_SUBJECT, generation, error)

@@ -7,14 +7,12 @@ calls this and nothing beneath it.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Sequence, Sized
 from typing import Any, NamedTuple, Protocol
 
 from modelserver.errors import (
     HookNotImplemented,
     ModelNotFound,
-    ModelNotReady,
     ModelTimeout,
     ServableNotFound,
     VersionNotFound,
@@ -23,16 +21,21 @@ from modelserver.hooks import Headers, ResponseHeaders
 from modelserver.lifecycle import Lifecycle
 from modelserver.metrics.counting import Metrics
 from modelserver.model import Model, ModelType
+from modelserver.readiness import IndexEntry as IndexEntry
+from modelserver.readiness import Readiness
 from modelserver.repository.model_repository import ModelRepository
-from modelserver.repository.versions import State, VersionStatus, merged
+from modelserver.repository.versions import VersionStatus
 from modelserver.waiting import Backlog, Deadlines
 
 
-class Keeper(Protocol):
-    """Who keeps the versions of this process, and knows those of the other workers."""
+class Administrator(Protocol):
+    """Who loads and unloads models in all workers."""
 
-    def published(self) -> list[dict[str, Any]]:
-        """What each worker has: ``{"models": {name: [[number, state, error_code, error_message], ...]}}``."""
+    async def load(self, name: str) -> None:
+        """See ``DataPlane.load_model``."""
+
+    async def unload(self, name: str) -> None:
+        """See ``DataPlane.unload_model``."""
 
 
 class Configurator(Protocol):
@@ -68,8 +71,8 @@ def of_number(statuses: Sequence[VersionStatus], number: int, name: str) -> list
     return found
 
 
-class DataPlane:
-    """The verbs of the service over one repository.
+class DataPlane(Readiness):
+    """The verbs of the service over one repository, beside what is said of its models.
 
     Args:
         repository: the models.
@@ -80,7 +83,7 @@ class DataPlane:
 
     Attributes:
         deadlines: of the requests that wait.
-        keeper: of the versions, once the process serves.
+        administrator: of the models, once the process serves.
         configurator: of the folders of versions, if there is a configuration.
     """
 
@@ -93,12 +96,11 @@ class DataPlane:
         max_queue_size: int = 1000,
         metrics: Metrics | None = None,
     ) -> None:
-        self.repository = repository
-        self.lifecycle = lifecycle
+        super().__init__(repository, lifecycle)
         self.deadlines = Deadlines(timeout_s)
         self.metrics = metrics
         self._max_queue_size = max_queue_size
-        self.keeper: Keeper | None = None
+        self.administrator: Administrator | None = None
         self.configurator: Configurator | None = None
         self._backlogs: dict[int, _Waiting] = {}
 
@@ -213,44 +215,25 @@ class DataPlane:
         if backlog.is_full:
             raise backlog.refusal()
         limits = [limit for limit in (timeout_s, self.deadlines.timeout_s) if limit is not None and limit > 0]
-        time_out = asyncio.timeout(min(limits, default=None))
+        time_out: asyncio.Timeout | None = None
         request, is_answered = object(), False
         self.lifecycle.in_flight.add(request)
         backlog.enter()
         try:
-            async with time_out:
-                answer = model.begin(payload, model_type, headers, {}, size)
-                if hasattr(answer, "__await__"):
+            answer = model.begin(payload, model_type, headers, {}, size)
+            if hasattr(answer, "__await__"):
+                async with asyncio.timeout(min(limits, default=None)) as time_out:
                     answer = await answer
             is_answered = True
             return answer, model
         except TimeoutError:
-            if not time_out.expired():
+            if time_out is None or not time_out.expired():
                 raise  # the model's own
             self.timed_out(name)
             raise ModelTimeout(name, min(limits)) from None
         finally:
             backlog.leave(is_answered)
             self.lifecycle.in_flight.discard(request)
-
-    def version_statuses(self, name: str) -> list[VersionStatus]:
-        """The states of a model's versions, the newest first: available is what every worker has.
-
-        A model without versions is version 1.
-
-        Raises:
-            ModelNotFound: no such model.
-        """
-        model = self.repository.get_model(name)
-        if model is None:
-            raise ModelNotFound(name)
-        versions = self.repository.versions.get(name)
-        if versions is None:
-            return [VersionStatus(1, State.AVAILABLE if model.ready else State.LOADING)]
-        told = (
-            [] if self.keeper is None else [each["models"].get(name, []) for each in self.keeper.published()]
-        )
-        return merged([versions.statuses(), *([VersionStatus.of(*each) for each in one] for one in told)])
 
     def servable(self, name: str, version: int | str | None = None) -> Model:
         """The model for a call of TensorFlow Serving's: ``model``, with its words for one that is unknown.
@@ -288,22 +271,30 @@ class DataPlane:
             raise HookNotImplemented("This server's models come from a program, not from a configuration.")
         await self.configurator.reload(text)
 
-    def model_names(self) -> Sequence[str]:
-        """Registered models, in the order of registration, ready or not."""
-        return self.repository.names()
+    async def load_model(self, name: str) -> None:
+        """Load a model, or load it again, in all workers; return when they have.
 
-    async def check_model_ready(self, name: str) -> None:
-        """Return if the model can take requests now.
+        What that means for which model: docs/protocol-v2.md.
+
+        Raises:
+            ModelNotFound: no such model, and the repository's ``load`` makes none.
+            ModelNotReady: a worker could not load it, or has not in time.
+            ServerNotReady: the workers have not all loaded their models yet, or the server is draining.
+        """
+        await self._administered().load(name)
+
+    async def unload_model(self, name: str) -> None:
+        """Let a model answer what it has and no more, stop it, and give its memory back, in all workers;
+        return when they have. It stays registered, and can be loaded again.
 
         Raises:
             ModelNotFound: no such model.
-            ModelNotReady: it is not loaded, says it is not healthy, or the server is draining.
+            ModelNotReady: a worker could not, or has not in time.
+            ServerNotReady: the workers have not all loaded their models yet, or the server is draining.
         """
-        model = self.repository.get_model(name)
-        if model is None:
-            raise ModelNotFound(name)
-        if self.lifecycle.draining:
-            raise ModelNotReady(name, "The server is shutting down.")
-        healthy = model.healthy()
-        if not (await healthy if inspect.isawaitable(healthy) else healthy):
-            raise ModelNotReady(name)
+        await self._administered().unload(name)
+
+    def _administered(self) -> Administrator:
+        if self.administrator is None:
+            raise HookNotImplemented("Models are loaded and unloaded where ModelServer.start() serves them.")
+        return self.administrator

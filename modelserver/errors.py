@@ -3,7 +3,7 @@
     ModelServerError                500
     +-- InvalidInput                400  the request is wrong; say what was got and what was wanted
     +-- PayloadTooLarge             413  the body passes --max_buffer_size
-    +-- UnsupportedMediaType        415  the body has a Content-Encoding that is not taken
+    +-- UnsupportedMediaType        415  the body has a Content-Encoding or a Content-Type that is not taken
     |   +-- UnknownLabel            400  no available version of the model has that label
     +-- ModelNotFound               404
     |   +-- ServableNotFound        404  the same, in TensorFlow Serving's words
@@ -72,7 +72,7 @@ class PayloadTooLarge(ModelServerError):
 
 
 class UnsupportedMediaType(ModelServerError):
-    """The request body is coded in a way that is not taken."""
+    """The request body is coded in a way, or of a type, that is not taken."""
 
     status = 415
 

@@ -1,12 +1,12 @@
-"""Which versions a worker was loading when it died.
+"""Which models and versions a worker was loading when it died.
 
 A load that raises is one thing; one that takes the process along (a crash in C++, too little memory) leaves
 nobody behind to tell. So each worker notes on the model board what it begins to load, and takes the note back
 when that has ended in any way. What the next worker of that number finds there, the last one died of, or
 with. It serves something else first, and tries that version again as it does with one that raised.
 
-Rules of the room: notes; what follows from them is ``version_keeper``'s business. Without a board there is
-nobody to come after, and nothing is noted.
+Rules of the room: notes; what follows from them is the business of ``version_loading`` and
+``administering``. Without a board there is nobody to come after, and nothing is noted.
 """
 
 from __future__ import annotations

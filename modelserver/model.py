@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterable, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -28,7 +28,7 @@ from modelserver.hooks import (
     is_async,
 )
 from modelserver.protocols import v1_rows
-from modelserver.signatures import signature_definition
+from modelserver.signatures import known_inputs_and_outputs, signature_definition
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -117,6 +117,10 @@ class Model:
     """Whether ``predict`` takes a ``TensorRequest``, which gRPC requests are, and answers with a
     ``TensorResponse``. Else such a request comes as a V1 body, ``{"instances": array}``."""
 
+    replacement: Callable[[], Model] | None = None
+    """Makes another model of the same name from the same files, not loaded yet. An administrator's order to
+    load the model again then loads that one, while this one answers; ``None``: ``load`` is called again."""
+
     version: int | None = None
     """The number of the version that this is, where the model comes from a folder of versions."""
 
@@ -188,7 +192,8 @@ class Model:
 
         Returns:
             ``dict`` or ``list`` (sent as JSON; numpy arrays and scalars, datetimes and anything with
-            ``tolist()`` may be inside), ``str`` (sent as text) or ``bytes``.
+            ``tolist()`` may be inside), ``str`` (sent as text) or ``bytes``. With ``yield`` in it, or an
+            iterator returned, plain or asynchronous: each item is sent when it is there.
 
         >>> class Mean(Model):
         ...     def predict(self, payload):
@@ -253,7 +258,7 @@ class Model:
 
         Default: one, ``serving_default``, made of ``get_input_types`` and ``get_output_types``.
         """
-        inputs, outputs = self.get_input_types(), self.get_output_types()
+        inputs, outputs = known_inputs_and_outputs(self)
         return {"serving_default": signature_definition(inputs, outputs)} if inputs or outputs else {}
 
     def example_request(self) -> dict[str, Any] | None:
@@ -320,7 +325,7 @@ class Model:
             return walk.waits_for
         return walk.rest()
 
-    def steps(self, stream: Any) -> AsyncIterable[Any]:
+    def stream_items(self, stream: Any) -> AsyncIterable[Any]:
         """An answer that comes piece by piece, as ``begin`` gives it, to be iterated on the event loop.
 
         Args:

@@ -1,12 +1,13 @@
 """The model board: which models each worker process has, in memory that all of them see.
 
-A client asks one worker, and means the service: a version is available when every worker has it. So each
-worker writes down the states of its versions, and whoever is asked reads what all have written. The
-configuration that a client has sent to one of them stands here too, for the others to follow. A second text
-of each worker is a note for the one that comes after it (``fatal_loads``).
+A client asks one worker, and means the service: a model is ready when every worker has it. So each worker
+writes down the states of its models, and whoever is asked reads what all have written (``publishing``). What
+a client has told one of them stands here too, for the others to follow: a configuration (``configuring``),
+and which models to load and unload (``administering``). A second text of each worker is a note for the one
+that comes after it (``fatal_loads``).
 
-Rules of the room: texts in shared memory. What they mean is ``version_keeper``'s business. Only the worker
-itself writes into its slots, and the supervisor into the first one when the worker has ended.
+Rules of the room: texts in shared memory. What they mean is the business of those who write them. Only the
+worker itself writes into its slots, and the supervisor into the first one when the worker has ended.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import fcntl
 import mmap
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from modelserver.shared_memory import memory_file
@@ -25,10 +26,11 @@ MOST_BYTES = 1 << 20
 
 _HEAD = 16  # a counter, odd while the text is being written, and the text's length
 _TRIES = 1000
+_FOR_ALL = 3
 
 
 class ModelBoard:
-    """Two texts for each worker, and one for all.
+    """Two texts for each worker, and some for all.
 
     Args:
         slots: how many workers.
@@ -36,7 +38,7 @@ class ModelBoard:
 
     def __init__(self, slots: int) -> None:
         self.fileno = memory_file("modelserver-model-board")
-        os.ftruncate(self.fileno, (2 * slots + 1) * (_HEAD + MOST_BYTES))
+        os.ftruncate(self.fileno, (2 * slots + _FOR_ALL) * (_HEAD + MOST_BYTES))
         self._map()
 
     @classmethod
@@ -50,7 +52,8 @@ class ModelBoard:
     def _map(self) -> None:
         self._memory = mmap.mmap(self.fileno, 0)
         weakref.finalize(self, os.close, self.fileno)
-        self._slots = (len(self._memory) // (_HEAD + MOST_BYTES) - 1) // 2
+        self._slots = (len(self._memory) // (_HEAD + MOST_BYTES) - _FOR_ALL) // 2
+        self._configuration, self._orders, self._started = range(2 * self._slots, 2 * self._slots + _FOR_ALL)
 
     def publish(self, number: int, text: bytes) -> None:
         """Write a worker's text; empty: it serves nothing.
@@ -70,20 +73,20 @@ class ModelBoard:
         Raises:
             ValueError: more than ``MOST_BYTES``.
         """
-        self._write(self._slots + 1 + number, text)
+        self._write(self._slots + number, text)
 
     def noted(self, number: int) -> bytes:
         """What the last worker of that number has left; empty: nothing."""
-        return self._read(self._slots + 1 + number)[1]
+        return self._read(self._slots + number)[1]
 
     @property
     def generation(self) -> int:
         """How many configurations have been written; 0: none, the program's own counts."""
-        return self._head(self._slots)[0] // 2
+        return self._head(self._configuration)[0] // 2
 
     def configuration(self) -> tuple[int, str]:
         """The generation, and the configuration itself."""
-        written, text = self._read(self._slots)
+        written, text = self._read(self._configuration)
         return written // 2, text.decode()
 
     def configure(self, text: str) -> int:
@@ -96,7 +99,41 @@ class ModelBoard:
             ValueError: more than ``MOST_BYTES``.
         """
         with self._locked():
-            return self._write(self._slots, text.encode()) // 2
+            return self._write(self._configuration, text.encode()) // 2
+
+    @property
+    def orders_generation(self) -> int:
+        """How often orders have been written; 0: never."""
+        return self._head(self._orders)[0] // 2
+
+    def orders(self) -> bytes:
+        """What all workers have been ordered to do; empty: nothing."""
+        return self._read(self._orders)[1]
+
+    def order(self, change: Callable[[bytes, int], bytes]) -> int:
+        """Write orders for all workers to follow.
+
+        Args:
+            change: makes the text of the one before and of the generation that it is going to have.
+
+        Returns:
+            Its generation.
+
+        Raises:
+            ValueError: more than ``MOST_BYTES``.
+        """
+        with self._locked():
+            written, text = self._read(self._orders)
+            return self._write(self._orders, change(text, (written | 1) // 2 + 1)) // 2
+
+    @property
+    def has_started(self) -> bool:
+        """Whether there was a moment at which every worker had its models."""
+        return bool(self._read(self._started)[1])
+
+    def started(self) -> None:
+        """This is such a moment."""
+        self._write(self._started, b"started")
 
     def _head(self, slot: int) -> tuple[int, int]:
         start = slot * (_HEAD + MOST_BYTES)

@@ -13,7 +13,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -115,7 +115,10 @@ def build(
     predictor = _find_predictor(folder, predictors)
     if predictor is None:
         raise ModelLoadError(_unknown(packaged.path.name, folder, predictors))
-    return _built(predictor, packaged.name, folder, options)
+    make = partial(_built, predictor, packaged.name, folder, options)
+    model = make()
+    model.replacement = make
+    return model
 
 
 def model_folder(

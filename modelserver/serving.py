@@ -19,22 +19,27 @@ from dataclasses import dataclass
 import orjson
 
 from modelserver import signals
+from modelserver.administering import Administrator
 from modelserver.configuring import Configurator
 from modelserver.errors import NoModelReady
+from modelserver.fatal_loads import FatalLoads
 from modelserver.http.limits import Limits
 from modelserver.http.server import HTTPServer
 from modelserver.http.tls import Certificate
 from modelserver.lifecycle import Lifecycle
 from modelserver.load_board import Slot
-from modelserver.loading import Loader, keep_for_good
+from modelserver.loading import NOT_READY, Loader, keep_for_good
 from modelserver.metrics.counting import Metrics
 from modelserver.model import Model
 from modelserver.model_board import ModelBoard
+from modelserver.publishing import Publisher
 from modelserver.repository.model_repository import ModelRepository
-from modelserver.repository.versions import Configuration
+from modelserver.repository.versions import Configuration, State
+from modelserver.rest import streaming
 from modelserver.rest.routes import Application
-from modelserver.rpc.server import GrpcServer
+from modelserver.rpc.server import MOST_RECEIVED, GrpcServer
 from modelserver.settings import Settings
+from modelserver.unloading import Unloader
 from modelserver.version_keeper import KeepingOptions, VersionKeeper
 from modelserver.watching import Watch, hung_after_s
 
@@ -112,14 +117,8 @@ class Service:
             loop.set_default_executor(ThreadPoolExecutor(self.settings.max_asyncio_workers))
         loader = Loader(self.settings.model_threads, self.metrics, announce=self.announce)
         dataplane = self.application.dataplane
-        keeper = VersionKeeper(dataplane, loader, _keeping(self.settings), self.board, self.number)
-        configurator = None
-        if self.configuration is not None:
-            configurator = Configurator(self.configuration, keeper, self.board)
-        dataplane.keeper, dataplane.configurator = keeper, configurator
-        if configurator is not None:
-            configurator.prepare(self.repository)
-        self.repository.look_again()
+        keepers = _Keepers.of(self, loader)
+        keepers.prepare(self.repository)
         for name, model in self.repository.all_models():
             loader.attach(name, model)
         limits = Limits.of(self.settings)
@@ -152,21 +151,19 @@ class Service:
         )
         try:
             with _stop_signals(loop, orphaned, stop, stop_now):
-                loading = asyncio.ensure_future(self._load(loader, keeper, configurator, on_ready))
+                loading = asyncio.ensure_future(self._load(loader, keepers, on_ready))
                 stopping = asyncio.ensure_future(stop.wait())
                 await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
                 if loading.done():
                     loading.result()
-                    if configurator is not None:
-                        configurator.start()
+                    if keepers.configurator is not None:
+                        keepers.configurator.start()
                     if self.load_first:
                         await listen()
                     await stopping
                 else:
                     loading.cancel()
-                if configurator is not None:
-                    await configurator.close()
-                await keeper.close()
+                await keepers.close()
                 draining_grpc = asyncio.ensure_future(self._drain_grpc(grpc_server))
                 status = await self._drain(http_server, stop_now)
                 stopping_now = asyncio.ensure_future(stop_now.wait())
@@ -176,9 +173,11 @@ class Service:
                 return 1 if on_hung is None and watch.hung_calls >= _MOST_HUNG else status
         finally:
             watch.close()
-            await keeper.close()
+            await keepers.close()
             await http_server.stop_accepting()
             http_server.close()
+            if not stop_now.is_set():
+                await streaming.all_closed(LINGER_S)  # and then the models stop
             if grpc_server is not None:
                 await grpc_server.close()
             if self.application.access_log is not None:
@@ -193,11 +192,16 @@ class Service:
         if not self.grpc_port:
             return None
         settings, application = self.settings, self.application
+        received = settings.grpc_max_receive_message_length
         return GrpcServer(
             application.dataplane,
             self.grpc_port,
             settings.host,
+            # A request that will never be let in is refused before it is there.
+            most_received=min(settings.max_in_flight_bytes, MOST_RECEIVED) if received < 0 else received,
+            most_sent=settings.grpc_max_send_message_length,
             api_keys=application.api_keys,
+            admin_guard=application.admin_guard,
             metrics=self.metrics,
             access_log=application.access_log,
             memory=application.body_memory,
@@ -209,22 +213,20 @@ class Service:
         if server is not None:
             await server.drain(self.settings.grace_period, LINGER_S)
 
-    async def _load(
-        self,
-        loader: Loader,
-        keeper: VersionKeeper,
-        configurator: Configurator | None,
-        on_ready: Callable[[], None],
-    ) -> None:
+    async def _load(self, loader: Loader, keepers: _Keepers, on_ready: Callable[[], None]) -> None:
         repository = self.repository
         for name, model in repository.get_models().items():
-            if name not in repository.versions and not model.ready:
-                await loader.load(name, model)
-        await keeper.load_first()
-        if configurator is not None:
-            await configurator.catch_up()
+            if name in repository.versions or model.ready or keepers.administrator.loads(name):
+                continue
+            if not await loader.load(name, model):
+                repository.set_state(name, State.END, NOT_READY)
+        await keepers.keeper.load_first()
+        if keepers.configurator is not None:
+            await keepers.configurator.catch_up()
+        await keepers.administrator.catch_up()
         ready = [model for model in repository.get_models().values() if model.ready]
-        if not ready and not any(versions.folder.may_be_empty for versions in repository.versions.values()):
+        may_be_none = [versions.folder.may_be_empty for versions in repository.versions.values()]
+        if not ready and not any(may_be_none) and not repository.unloaded:
             raise NoModelReady(repository.names())
         keep_for_good()
         self.lifecycle.loaded = True
@@ -233,7 +235,7 @@ class Service:
             self.slot.is_spare = False
         if self.announce:
             self._announce(ready)
-        keeper.start()
+        keepers.start()
         on_ready()
 
     def _show_ready(self, ready: Collection[Model]) -> None:
@@ -286,6 +288,56 @@ class Service:
             return 0
         _log.warning("Stopped with %d requests unanswered", len(self.lifecycle.in_flight))
         return 1
+
+
+@dataclass
+class _Keepers:
+    """Who decides what is loaded in one process, and who tells it to the others."""
+
+    publisher: Publisher
+    unloader: Unloader
+    keeper: VersionKeeper
+    administrator: Administrator
+    configurator: Configurator | None
+
+    @classmethod
+    def of(cls, service: Service, loader: Loader) -> _Keepers:
+        """For a service, which gets to know them."""
+        dataplane, board = service.application.dataplane, service.board
+        options, workers = _keeping(service.settings), service.settings.worker_count
+        publisher = Publisher(service.repository, service.metrics, board, service.number, workers)
+        unloader = Unloader(dataplane, loader, options.drain_s, publisher.publish)
+        fatal = FatalLoads(board, service.number)
+        keeper = VersionKeeper(dataplane, loader, unloader, publisher, fatal, options)
+        administrator = Administrator(dataplane, loader, unloader, keeper, publisher, fatal, board)
+        configurator = None
+        if service.configuration is not None:
+            configurator = Configurator(service.configuration, keeper, publisher, board)
+        dataplane.publisher, dataplane.administrator = publisher, administrator
+        dataplane.configurator = configurator
+        return cls(publisher, unloader, keeper, administrator, configurator)
+
+    def prepare(self, repository: ModelRepository) -> None:
+        """Before anything is loaded: what is to be, by now."""
+        self.administrator.prepare()
+        if self.configurator is not None:
+            self.configurator.prepare(repository)
+        repository.look_again()
+
+    def start(self) -> None:
+        """What is loaded can be asked; it may change from now on."""
+        self.publisher.start()
+        self.keeper.start()
+        self.administrator.start()
+
+    async def close(self) -> None:
+        """Change nothing more. May be called again."""
+        if self.configurator is not None:
+            await self.configurator.close()
+        await self.administrator.close()
+        await self.keeper.close()
+        await self.unloader.close()
+        await self.publisher.close()
 
 
 def _keeping(settings: Settings) -> KeepingOptions:

@@ -11,8 +11,8 @@ in a row have found the same files in it, so a copy that is still being made is 
 versions have all gone takes no model down: lost storage looks just like that. And a process that starts
 where the newest version is broken serves the one before it, as the process did that it replaces.
 
-Rules of the room: decides what to load and unload, and when; how is ``loading``'s business. All of it on the
-event loop, except for looking at files.
+Rules of the room: decides what to load and unload, and when; how is the business of ``version_loading`` and
+``unloading``. All of it on the event loop, except for looking at files.
 """
 
 from __future__ import annotations
@@ -21,20 +21,17 @@ import asyncio
 import logging
 from collections.abc import Collection, Set
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
-import orjson
 
 from modelserver.dataplane import DataPlane
 from modelserver.errors import ModelLoadError
 from modelserver.failed_loads import Failures
 from modelserver.fatal_loads import FatalLoads
-from modelserver.loading import Loader, keep_new
-from modelserver.model_board import ModelBoard
-from modelserver.repository.version_files import Files, files_in, look_at
+from modelserver.loading import Loader
+from modelserver.publishing import Publisher
+from modelserver.repository.version_files import Files, look_at
 from modelserver.repository.versions import ModelFolder, ModelVersions, State
 from modelserver.unloading import Unloader
+from modelserver.version_loading import VersionLoader
 
 _log = logging.getLogger("modelserver.server")
 
@@ -72,7 +69,7 @@ class _Kept:
     """What was logged last of the folder: it is said once."""
     task: asyncio.Task[None] | None = None
     one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """The look of a moment and that of a new configuration would load the same versions twice."""
+    """The look of a moment and that which somebody has asked for would load the same versions twice."""
 
 
 class VersionKeeper:
@@ -81,31 +78,30 @@ class VersionKeeper:
     Args:
         dataplane: the service, and its repository.
         loader: of this process.
+        unloader: of this process.
+        publisher: is told of what has changed, and knows what all workers have.
+        fatal: what the workers of this number have died of.
         options: how.
-        board: what all workers have; none where there is one process.
-        number: of this worker.
     """
 
     def __init__(
         self,
         dataplane: DataPlane,
         loader: Loader,
+        unloader: Unloader,
+        publisher: Publisher,
+        fatal: FatalLoads,
         options: KeepingOptions,
-        board: ModelBoard | None = None,
-        number: int = 0,
     ) -> None:
-        self._dataplane = dataplane
         self._repository = dataplane.repository
         self._loader = loader
+        self._unloader = unloader
+        self._publisher = publisher
+        self._fatal = fatal
         self._options = options
-        self._board = board
-        self._number = number
-        self._fatal = FatalLoads(board, number)
+        self._versions = VersionLoader(self._repository, loader, publisher, fatal, options.retry_s)
         self._kept: dict[str, _Kept] = {}
-        self._unloader = Unloader(dataplane, loader, options.drain_s, self.publish)
-        self._is_serving = False
-        self.configured = (0, "")
-        """Generation of the configuration that is followed, and what is wrong with it."""
+        self._changing: dict[str, asyncio.Lock] = {}
 
     # -- from outside
 
@@ -119,6 +115,8 @@ class VersionKeeper:
             Exception: what the newest version of a model raised, if no version of it can be loaded.
         """
         for name, versions in list(self._repository.versions.items()):
+            if name in self._repository.unloaded:
+                continue
             try:
                 await self._load_model(name, versions)
             except Exception as error:
@@ -134,22 +132,46 @@ class VersionKeeper:
                 _log.error("%s", error)  # the version went while the server ran, and that ends no service
 
     def start(self) -> None:
-        """From now on the models of this worker can be asked, and folders are looked at."""
-        self._is_serving = True
-        self.publish()
+        """From now on folders are looked at."""
         for name in self._repository.versions:
             self._watch(name)
 
     async def close(self) -> None:
         """Look no more, and wait for no load."""
-        self._is_serving = False
         tasks = [kept.task for kept in self._kept.values() if kept.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._unloader.close()
-        if self._board is not None:
-            self._board.publish(self._number, b"")
+
+    async def load(self, name: str) -> None:
+        """Look at a folder now and load what is wanted of it; also of a model that was unloaded.
+
+        Raises:
+            ModelLoadError: a version that is wanted cannot be loaded, or there is none. Those that can be
+                loaded are served all the same.
+        """
+        async with self._alone(name):
+            versions = self._repository.versions[name]
+            try:
+                await self._look_now(versions, versions.folder)
+            finally:
+                if versions.models:
+                    self._repository.unloaded -= {name}
+                    self._watch(name)
+                    self._publisher.publish()
+            if not versions.models:
+                raise ModelLoadError("None of the versions that are wanted is there.")
+
+    async def unload(self, name: str) -> None:
+        """Serve no version of a model, and look at its folder no more; return when all have ended."""
+        async with self._alone(name):
+            self._stop_watching(name)
+            versions = self._repository.versions[name]
+            self._repository.unloaded |= {name}
+            ended = self._end_all(name, versions)
+            self._repository.put_in_front(name)
+            self._publisher.publish()
+            await asyncio.gather(*ended)
 
     async def apply(self, folders: Collection[ModelFolder]) -> None:
         """Serve these folders and no others. Models that are no folders stay.
@@ -161,46 +183,26 @@ class VersionKeeper:
         gone = self._repository.versions.keys() - {folder.name for folder in folders}
         for folder in folders:
             try:
-                await self._take(folder)
+                async with self._alone(folder.name):
+                    await self._take(folder)
             except Exception as error:
                 failure = failure or error
                 _log.error("Model %s is not served as the configuration says: %s", folder.name, error)
         for name in gone:
-            self._drop(name)
-        self.publish()
+            async with self._alone(name):
+                self._drop(name)
+        self._publisher.publish()
         if failure is not None:
             raise failure
 
-    def publish(self) -> None:
-        """Tell the other workers, and whoever looks at the metrics, what this one has."""
-        metrics = self._dataplane.metrics
-        if metrics is not None:
-            for name, versions in self._repository.versions.items():
-                metrics.model(name).show_versions(versions.models)
-                metrics.model(name).ready.set(self._is_serving and bool(versions.models))
-        if self._board is None or not self._is_serving:
-            return
-        generation, error = self.configured
-        models = {
-            name: [[status.number, status.state.value, *status[2:]] for status in versions.statuses()]
-            for name, versions in self._repository.versions.items()
-        }
-        text = orjson.dumps({"generation": generation, "error": error, "models": models})
-        try:
-            self._board.publish(self._number, text)
-        except ValueError as error_of_board:
-            _log.warning("The states of the models are not told to the other workers: %s", error_of_board)
-
-    def published(self) -> list[dict[str, Any]]:
-        """What all workers have told."""
-        return [] if self._board is None else [orjson.loads(text) for text in self._board.texts()]
+    def _alone(self, name: str) -> asyncio.Lock:
+        """Held by whoever changes how a model is served."""
+        return self._changing.setdefault(name, asyncio.Lock())
 
     def _may_do_without(self, name: str) -> bool:
         """Whether this is no server's start, and no other worker has the model."""
-        told = self.published()
-        has_it = any(
-            state == State.AVAILABLE.value for each in told for _, state, *_ in each["models"].get(name, ())
-        )
+        told = self._publisher.published()
+        has_it = any(status.state is State.AVAILABLE for each in told for status in each.models.get(name, ()))
         return not has_it and (bool(told) or self._fatal.has_predecessor)
 
     # -- a folder
@@ -208,24 +210,14 @@ class VersionKeeper:
     async def _load_model(self, name: str, versions: ModelVersions) -> None:
         """Load what is pending, or an older version."""
         kept = self._kept.setdefault(name, _Kept())
-        fatal = await self._set_fatal_aside(name, versions, kept)
-        failed: dict[int, Exception] = {}
-        for number in sorted(versions.pending, reverse=True):
-            failure = await self._load(name, versions, kept, number)
-            if failure is not None:
-                failed[number] = failure
-        if (failed or fatal) and not versions.models:
-            await self._load_an_older_one(name, versions, kept)
-        for number in fatal if not versions.models else ():  # then it is that or nothing
-            await self._add(name, versions, kept, number, versions.paths[number])
-        if failed and not versions.models:
-            raise failed[max(failed)]
-        for number, failure in failed.items():
-            _tell_failure(name, number, failure)
+        await self._versions.load_pending(name, versions, kept.failures)
 
     async def _take(self, folder: ModelFolder) -> None:
         """Serve a folder that is new, or is to be served in another way."""
         known = self._repository.versions.get(folder.name)
+        if folder.name in self._repository.unloaded and (known or folder.name not in self._repository.models):
+            self._repository.replace_versions(ModelVersions(folder))  # until an administrator loads it
+            return
         if known is None:
             if folder.name in self._repository.models:
                 raise ModelLoadError(f"model {folder.name} is there already, and comes from no configuration")
@@ -235,20 +227,24 @@ class VersionKeeper:
             try:
                 await self._load_model(folder.name, self._repository.versions[folder.name])
             finally:
-                if self._is_serving:
+                if self._publisher.is_serving:
                     self._watch(folder.name)  # also one that failed: it is tried again
         elif known.folder.path != folder.path:
             await self._move(known, folder)
         elif known.folder != folder:
-            kept = self._kept.setdefault(folder.name, _Kept())
-            async with kept.one_at_a_time:
-                known.folder = folder
-                kept.failures.clear()
-                await self._look(folder.name, kept, wait_until_settled=False)
-            failed = [status for status in known.statuses() if status.number in kept.failures.numbers]
-            if failed:
-                raise ModelLoadError(f"version {failed[0].number}: {failed[0].error_message}")
+            await self._look_now(known, folder)
         self._check_labels(self._repository.versions[folder.name])
+
+    async def _look_now(self, versions: ModelVersions, folder: ModelFolder) -> None:
+        """Load what is wanted, also what has failed before, and settled or not."""
+        kept = self._kept.setdefault(folder.name, _Kept())
+        async with kept.one_at_a_time:
+            versions.folder = folder
+            kept.failures.clear()
+            await self._look(folder.name, kept, wait_until_settled=False)
+        failed = [status for status in versions.statuses() if status.number in kept.failures.numbers]
+        if failed:
+            raise ModelLoadError(f"version {failed[0].number}: {failed[0].error_message}")
 
     async def _move(self, known: ModelVersions, folder: ModelFolder) -> None:
         """Serve a model from another folder: its version 1 is not the version 1 of before."""
@@ -289,11 +285,13 @@ class VersionKeeper:
 
     def _retire(self, name: str, versions: ModelVersions) -> None:
         """End all versions of a folder that is served no more."""
-        for model in versions.pending.values():  # its load cannot be stopped, and nobody waits for it
+        self._end_all(name, versions)
+        self._publisher.publish()
+
+    def _end_all(self, name: str, versions: ModelVersions) -> list[asyncio.Task[None]]:
+        for model in versions.set_aside():  # its load cannot be stopped, and nobody waits for it
             self._loader.detach(model)
-        for number in list(versions.models):
-            self._unloader.unload(name, versions, number)
-        self.publish()
+        return [self._unloader.unload(name, versions, number) for number in list(versions.models)]
 
     def _stop_watching(self, name: str) -> None:
         kept = self._kept.pop(name, None)
@@ -301,6 +299,8 @@ class VersionKeeper:
             kept.task.cancel()
 
     def _watch(self, name: str) -> None:
+        if name in self._repository.unloaded:
+            return
         if self._options.poll_s > 0 and self._repository.versions[name].folder.is_watched:
             kept = self._kept.setdefault(name, _Kept())
             if kept.task is None:
@@ -342,87 +342,8 @@ class VersionKeeper:
             if wait_until_settled and before.get(number) != files[number]:
                 kept.settling[number] = files[number]
                 continue
-            await self._add(name, versions, kept, number, found[number])
+            await self._versions.add(name, versions, kept.failures, number, found[number])
         self._release(name, versions, wanted)
-
-    async def _add(self, name: str, versions: ModelVersions, kept: _Kept, number: int, path: Path) -> None:
-        """Load a version that is not pending yet."""
-        failure: Exception | None
-        files = await asyncio.to_thread(files_in, path)
-        try:
-            model = await asyncio.to_thread(versions.prepare, number, path)
-            self._loader.attach(name, model)
-        except Exception as error:
-            failure = error
-            self._has_failed(versions, kept, number, error, files)
-        else:
-            failure = await self._load(name, versions, kept, number)
-        if failure is not None:
-            _tell_failure(name, number, failure)
-
-    async def _set_fatal_aside(self, name: str, versions: ModelVersions, kept: _Kept) -> list[int]:
-        """Take out of what is pending the versions that the last worker died of: they come later or never."""
-        fatal = []
-        for number in sorted(versions.pending, reverse=True):
-            files = await asyncio.to_thread(files_in, versions.paths[number])
-            deaths = self._fatal.deaths(name, number, files)
-            if deaths and not versions.pending[number].ready:
-                self._loader.detach(versions.pending[number])
-                kept.failures.add(number, files, self._options.retry_s, deaths)
-                versions.failed(number, "The worker process died while it loaded this version.")
-                _log.error(
-                    "Version %d of model %s: the worker died while it loaded this version", number, name
-                )
-                fatal.append(number)
-        return fatal
-
-    async def _load_an_older_one(self, name: str, versions: ModelVersions, kept: _Kept) -> None:
-        """No version that is wanted can be loaded: serve the newest that can, where the latest is wanted."""
-        if not versions.folder.policy.takes_older:
-            return
-        found, _ = await asyncio.to_thread(look_at, versions.folder, frozenset())
-        for number in sorted(found.keys() - kept.failures.numbers, reverse=True):
-            await self._add(name, versions, kept, number, found[number])
-            if versions.models:
-                _log.error("Model %s: version %d is served, since none that is newer can be", name, number)
-                return
-
-    async def _load(self, name: str, versions: ModelVersions, kept: _Kept, number: int) -> Exception | None:
-        """Load a version that is pending, and let it take over if it is the newest.
-
-        Returns:
-            Why it could not be loaded.
-        """
-        model = versions.pending[number]
-        if not model.ready:  # else the supervisor has loaded it
-            versions.set_state(number, State.LOADING)
-            self.publish()
-            files = await asyncio.to_thread(files_in, versions.paths[number])
-            try:
-                self._fatal.begins(name, number, files)
-                try:
-                    if not await self._loader.load(name, model):
-                        raise ModelLoadError("load() returned but ready is still False.")
-                finally:
-                    self._fatal.ended(name, number)
-            except Exception as error:
-                self._loader.detach(model)
-                self._has_failed(versions, kept, number, error, files)
-                return error
-        versions.loaded(number)
-        self._repository.put_in_front(name)
-        kept.failures.forget(number)
-        self.publish()
-        keep_new()
-        return None
-
-    def _has_failed(
-        self, versions: ModelVersions, kept: _Kept, number: int, error: Exception, files: Files
-    ) -> None:
-        """Note what was tried in vain: ``files`` as they were before, since they may be whole by now."""
-        kept.failures.add(number, files, self._options.retry_s)
-        versions.failed(number, str(error))
-        self.publish()
 
     # -- the end of a version
 
@@ -437,12 +358,7 @@ class VersionKeeper:
     def _unload(self, name: str, versions: ModelVersions, number: int) -> None:
         self._unloader.unload(name, versions, number)
         self._repository.put_in_front(name)
-        self.publish()
-
-
-def _tell_failure(name: str, number: int, failure: Exception) -> None:
-    cause = None if isinstance(failure, ModelLoadError) else failure  # which says all there is to say
-    _log.error("Version %d of model %s cannot be loaded: %s", number, name, failure, exc_info=cause)
+        self._publisher.publish()
 
 
 def _complain(kept: _Kept, complaint: str) -> None:

@@ -9,7 +9,9 @@ import functools
 import http.client
 import itertools
 import json
+import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -35,6 +37,20 @@ class Scale(torch.nn.Module):
 
     def forward(self, rows):
         return self.linear(rows)
+"""
+
+HEAVY_PY = """
+import torch
+
+
+class Heavy(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(1, 1, bias=False)
+        self.register_buffer("ballast", torch.zeros(15_000_000))
+
+    def forward(self, rows):
+        return self.linear(rows) + self.ballast[0]
 """
 
 _unique = itertools.count()
@@ -70,6 +86,21 @@ def own(folder: Path, factor: float, **told: Any) -> Path:
     """Write a version for programs/versions.py."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.json").write_text(json.dumps({"factor": factor, **told}))
+    return folder
+
+
+def heavy(kind: str, folder: Path, factor: float) -> Path:
+    """Write a model of 60 MB."""
+    if kind == "tensorflow":
+        return tensorflow(folder, factor, megabytes=60)
+    import torch
+
+    folder.mkdir()
+    (folder / "model.py").write_text(HEAVY_PY)
+    torch.save(
+        {"linear.weight": torch.tensor([[float(factor)]]), "ballast": torch.zeros(15_000_000)},
+        folder / "model.pt",
+    )
     return folder
 
 
@@ -148,6 +179,26 @@ def answer(server: Server, name: str, path: str = "", **kwargs: Any) -> float:
     response = server.request("POST", f"/v1/models/{name}{path}:predict", {"instances": [[1.0]]}, **kwargs)
     assert response.status == 200, (response.status, response.body)
     return float(response.json()["predictions"][0][0])
+
+
+def use(pid: int) -> tuple[int, int, int]:
+    """Resident megabytes, threads and descriptors of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return int(fields["VmRSS"].split()[0]) // 1024, int(fields["Threads"]), descriptors
+
+
+def ready(server: Server, workers: int = 2) -> None:
+    """Wait until so many workers have said that they are ready, those that are gone among them."""
+    wait_until(lambda: server.text().count("is ready") >= workers, 60, f"{workers} workers ready")
+
+
+def killed(server: Server, pid: int) -> None:
+    """Kill a worker; return when another one is ready in its place."""
+    so_far = server.text().count("is ready")
+    os.kill(pid, signal.SIGKILL)
+    ready(server, so_far + 1)
 
 
 class Steady(Clients):

@@ -3,21 +3,28 @@
 A model that comes from a folder of versions is here once for each version: under its name the newest that can
 be asked, and all of them in ``versions``.
 
-Rules of the room: a dictionary with a look-up that raises the right error. It runs no model and loads none
-during a request.
+Rules of the room: a dictionary with a look-up that raises the right error, and notes of what an administrator
+has unloaded. It runs no model and loads none during a request.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from modelserver.errors import ModelNotFound, ModelNotReady, UnknownLabel, VersionNotFound
 from modelserver.model import Model
-from modelserver.repository.versions import ModelFolder, ModelVersions
+from modelserver.repository.versions import ModelFolder, ModelVersions, State, VersionStatus
 
 MODEL_MOUNT_DIRS = "/mnt/models"
+
+
+async def is_healthy(model: Model) -> bool:
+    """What a model says of itself; raises what its ``healthy`` raises."""
+    healthy = model.healthy()
+    return bool(await healthy if inspect.isawaitable(healthy) else healthy)
 
 
 class ModelRepository:
@@ -29,6 +36,15 @@ class ModelRepository:
 
     versions: Mapping[str, ModelVersions] = MappingProxyType({})
     """By name, those of the models that come from a folder of versions."""
+
+    unloaded: frozenset[str] = frozenset()
+    """Names of the models that an administrator has unloaded: not loaded, and not to be."""
+
+    _states: Mapping[str, VersionStatus] = MappingProxyType({})
+    """Of models without versions that are not ready: what else they are."""
+
+    before_update: Callable[[str, Model], object] | None = None
+    """Called by ``update`` before anybody can ask the model; the server's."""
 
     def __init__(self, models_dir: str = MODEL_MOUNT_DIRS) -> None:
         self.models: dict[str, Model] = {}
@@ -88,7 +104,8 @@ class ModelRepository:
             ModelLoadError: the folder cannot be read, or there is nothing in it to serve.
         """
         versions = ModelVersions(folder)
-        versions.begin()
+        if folder.name not in self.unloaded:
+            versions.begin()
         self.replace_versions(versions)
 
     def look_again(self) -> None:
@@ -99,7 +116,8 @@ class ModelRepository:
             ModelLoadError: there is nothing to serve in one.
         """
         for name, versions in self.versions.items():
-            versions.begin()
+            if name not in self.unloaded:
+                versions.begin()
             self.put_in_front(name)
 
     def put_in_front(self, name: str) -> None:
@@ -129,20 +147,41 @@ class ModelRepository:
                 for version in versions.all_models():
                     yield name, version
 
+    def statuses(self, name: str) -> list[VersionStatus]:
+        """The states of the versions of a registered model, the newest first. One without versions is 1."""
+        versions = self.versions.get(name)
+        if versions is not None:
+            return versions.statuses()
+        if self.models[name].ready:
+            return [VersionStatus(1, State.AVAILABLE)]
+        return [self._states.get(name, VersionStatus(1, State.LOADING))]
+
+    def set_state(self, name: str, state: State, error_message: str = "") -> None:
+        """What a model without versions is while it is not ready; at first: loading."""
+        code = "INTERNAL" if error_message else "OK"
+        self._states = {**self._states, name: VersionStatus(1, state, code, error_message)}
+
     async def is_model_ready(self, name: str) -> bool:
         """Whether the model exists and says it is healthy."""
         model = self.models.get(name)
-        if model is None:
-            return False
-        healthy = model.healthy()
-        return bool(await healthy if inspect.isawaitable(healthy) else healthy)
+        return model is not None and await is_healthy(model)
 
     def update(self, model: Model, name: str | None = None) -> None:
         """Register ``model``, replacing one of the same name."""
-        self.models[name or model.name] = model
+        name = name or model.name
+        if self.before_update is not None:
+            self.before_update(name, model)
+        self.models[name] = model
 
-    def load(self, name: str) -> bool:
-        """Load one model by name. Override it; the default knows no place to load from.
+    def load(self, name: str) -> Any:
+        """Load one model by name, when an administrator asks for it. Override it; the default knows no place.
+
+        An override, ``def`` or ``async def``, makes the model, loads it, and registers it with ``update``. It
+        runs in every worker, on a thread if it is ``def``. One that calls this method leaves the model to the
+        server: a model that is registered has its own ``load`` called.
+
+        Returns:
+            Anything: whether the model is ready decides.
 
         Raises:
             NotImplementedError: always, here.

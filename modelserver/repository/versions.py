@@ -269,6 +269,17 @@ class ModelVersions:
         self.pending.pop(number, None)
         self.set_state(number, State.END, "INTERNAL", error_message)
 
+    def set_aside(self) -> list[Model]:
+        """Take out what is pending: it is not to be loaded.
+
+        Returns:
+            The models, which may be loaded already, in another process.
+        """
+        numbers = list(self.pending)
+        for number in numbers:
+            self.set_state(number, State.END)
+        return [self.pending.pop(number) for number in numbers]
+
     def retire(self, number: int) -> Model:
         """A version can be asked no more. It answers what it has."""
         self.set_state(number, State.UNLOADING)

@@ -5,7 +5,7 @@ files and the environment, never from a flag, which every user of the machine ca
 processes. They are kept as digests, compared in constant time, and written nowhere.
 
 ``routes.Application`` asks ``ApiKeys`` about every request, whatever its URL. A handler for administrators
-asks ``AdminGuard`` by deriving from ``AdminHandler``; the server itself has none yet.
+asks ``AdminGuard`` by deriving from ``AdminHandler``: ``v2_repository`` has the server's own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import hmac
 import ipaddress
 import logging
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,7 +36,9 @@ API_KEY = "MODELSERVER_API_KEY"
 ADMIN_TOKEN = "MODELSERVER_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
 
 _LOOK_EVERY_S = 1.0
-_STATUS = "/v1/models/"
+_OPEN = re.compile(
+    r"/|/v1/models/[^/:]+|/v2/health/(?:live|ready)|/v2/models/[^/]+(?:/(?:versions|labels)/[^/]+)?/ready"
+)
 _LOCAL_NAMES = frozenset(("localhost", "127.0.0.1", "[::1]"))
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 
@@ -128,9 +131,9 @@ class Secrets:
 
 
 class ApiKeys:
-    """Lets a request in if it has a key. Without: liveness, and the readiness of a model that it can name.
+    """Lets a request in if it has a key. Without: liveness, readiness, and that of a model that it can name.
 
-    Those two are for probes of Kubernetes, whose headers cannot come from a Secret. Everything else needs a
+    Those are for probes of Kubernetes, whose headers cannot come from a Secret. Everything else needs a
     key, paths that do not exist and handlers of the user's own among it.
 
     Args:
@@ -165,12 +168,8 @@ class ApiKeys:
 
 
 def _is_open(method: str, target: str) -> bool:
-    """Whether a request needs no key: ``GET /`` and ``GET /v1/models/NAME``."""
-    if method != "GET":
-        return False
-    path = target.partition("?")[0]
-    name = path.removeprefix(_STATUS)
-    return path == "/" or (name != path and name != "" and "/" not in name and ":" not in name)
+    """Whether a request needs no key: the probes of V1 and V2."""
+    return method == "GET" and _OPEN.fullmatch(target.partition("?")[0]) is not None
 
 
 class AdminGuard:
@@ -191,20 +190,37 @@ class AdminGuard:
         """Let a request in, or not.
 
         Raises:
-            HTTPError: 403 for where it comes from, 401 for its token, 415 for a body that is no JSON.
+            HTTPError: 403 for where it comes from, 401 for its token, 415 for a body that is said to be no
+                JSON. One that nothing is said of is let in: a browser that sends such tells where it comes
+                from, too, and has no token.
         """
         headers = request.headers
-        if not _is_loopback(request.remote_ip or "") or any(name in headers for name in _FORWARDED):
-            raise web.HTTPError(403, reason="Administrative calls are taken from this machine only.")
+        _check_place(request.remote_ip or "", headers)
         if "Origin" in headers or headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             raise web.HTTPError(403, reason="Administrative calls are not taken from browsers.")
         if _host_name(headers.get("Host", "")) not in _LOCAL_NAMES:
             raise web.HTTPError(403, reason="Administrative calls name the host as localhost or 127.0.0.1.")
-        if not self._tokens.include(bearer_token(headers.get("Authorization", ""))):
-            raise web.HTTPError(401, reason="An admin token is needed: send `Authorization: Bearer TOKEN`.")
+        self._check_token(headers.get("Authorization", ""))
         media_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if media_type != "application/json" and (request.body or media_type):
+        if media_type not in ("", "application/json"):
             raise web.HTTPError(415, reason="Administrative calls have an application/json body, or none.")
+
+    def check_call(self, remote_ip: str, fields: Mapping[str, str]) -> None:
+        """Let a gRPC call in, or not. No page in a browser can make one.
+
+        Args:
+            remote_ip: its client's address.
+            fields: its metadata by lower-case name.
+
+        Raises:
+            HTTPError: 403 for where it comes from, 401 for its token.
+        """
+        _check_place(remote_ip, fields)
+        self._check_token(fields.get("authorization", ""))
+
+    def _check_token(self, authorization: str) -> None:
+        if not self._tokens.include(bearer_token(authorization)):
+            raise web.HTTPError(401, reason="An admin token is needed: send `Authorization: Bearer TOKEN`.")
 
 
 class AdminHandler(JsonHandler):
@@ -271,6 +287,11 @@ def _digest(secret: str) -> bytes:
 
 def _can_be_sent(secret: str) -> bool:
     return bool(secret) and secret.isascii() and secret.isprintable() and " " not in secret
+
+
+def _check_place(remote_ip: str, headers: Mapping[str, str]) -> None:
+    if not _is_loopback(remote_ip) or any(name in headers for name in _FORWARDED):
+        raise web.HTTPError(403, reason="Administrative calls are taken from this machine only.")
 
 
 def _is_loopback(address: str) -> bool:

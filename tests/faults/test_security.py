@@ -382,7 +382,8 @@ def test_no_answer_trusts_a_browser(guarded):
         ):
             for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/json"):
                 answer = server.request("POST", path, b"{}", headers={**EVIL, "Content-Type": content_type})
-                assert answer.status in (403, 404, 405), path
+                # The list of models can be read without a token, as elsewhere; by a page only with CORS.
+                assert answer.status == 200 if path.endswith("index") else answer.status in (403, 404, 405)
                 answers.append(answer)
         for method, path in [
             ("OPTIONS", PREDICT), ("OPTIONS", "/"), ("GET", "/"), ("GET", "/v1/models"), ("GET", "/nothing"),

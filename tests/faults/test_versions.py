@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import pytest
 from harness import serving, wait_until
@@ -13,13 +12,16 @@ from versioned import (
     QUICK,
     Steady,
     answer,
+    heavy,
+    killed,
     made,
     put,
     put_own,
     put_slowly,
+    ready,
     states,
     take_away,
-    tensorflow,
+    use,
     wait_for,
 )
 
@@ -48,17 +50,6 @@ def loading(base):
     """Process ids of the workers that have begun to load a version that does something."""
     calls = base.parents[1] / "calls"
     return [int(line.split()[-1]) for line in calls.read_text().splitlines()] if calls.exists() else []
-
-
-def ready(server, workers=2):
-    wait_until(lambda: server.text().count("is ready") >= workers, 60, f"{workers} workers ready")
-
-
-def killed(server, pid):
-    """Kill a worker; returns when another one is ready in its place."""
-    so_far = server.text().count("is ready")
-    os.kill(pid, signal.SIGKILL)
-    ready(server, so_far + 1)
 
 
 # row 52
@@ -231,40 +222,3 @@ def test_what_is_unloaded_gives_its_memory_back(kind, tmp_path):
         assert last[0] < 1.3 * first[0], uses
         assert last[1] <= first[1] + 2, uses
         assert last[2] <= first[2] + 2, uses
-
-
-def heavy(kind, folder, factor):
-    if kind == "tensorflow":
-        return tensorflow(folder, factor, megabytes=60)
-    import torch
-
-    folder.mkdir()
-    (folder / "model.py").write_text(HEAVY)
-    torch.save(
-        {"linear.weight": torch.tensor([[float(factor)]]), "ballast": torch.zeros(15_000_000)},
-        folder / "model.pt",
-    )
-    return folder
-
-
-HEAVY = """
-import torch
-
-
-class Heavy(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = torch.nn.Linear(1, 1, bias=False)
-        self.register_buffer("ballast", torch.zeros(15_000_000))
-
-    def forward(self, rows):
-        return self.linear(rows) + self.ballast[0]
-"""
-
-
-def use(pid):
-    """Resident megabytes, threads and descriptors of a process."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
-    return int(fields["VmRSS"].split()[0]) // 1024, int(fields["Threads"]), descriptors
