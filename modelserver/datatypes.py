@@ -193,7 +193,7 @@ def pack(array: np.ndarray, datatype: str) -> bytes | memoryview:
 
 
 def as_bfloat16(array: np.ndarray) -> np.ndarray:
-    """BF16 numbers, an array of ``float32``, as the dtype that frameworks know: ``bfloat16`` of ``ml_dtypes``.
+    """BF16 numbers, which are ``float32`` here, as what frameworks know: ``bfloat16`` of ``ml_dtypes``.
 
     Without that package they stay what they are; TensorFlow brings it.
     """

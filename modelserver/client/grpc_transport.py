@@ -68,7 +68,7 @@ class _Channels:
         method = self._methods.get(call.path)
         if method is None:
             method = self._methods[call.path] = self._channel.unary_unary(call.path)
-        metadata = tuple((self._metadata).items())
+        metadata = tuple((self._metadata | _metadata(call.headers)).items())
         return method(call.body[0], timeout=patience.left_s(), metadata=metadata)
 
     def _open(self) -> None:
@@ -136,7 +136,5 @@ def _refused(error: Any, patience: Patience) -> Reply:
         CallTimeout: it is our own deadline that has passed.
     """
     code, text = error.code(), error.details() or ""
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        patience.left_s()
     headers = {name: value for name, value in error.trailing_metadata() or () if isinstance(value, str)}
     return Reply(_STATUSES.get(code, 500), headers, text or code.name)

@@ -227,9 +227,12 @@ def test_a_server_that_refuses_a_large_body_before_it_has_read_it(connect):
 
 def test_threads_hear_a_server_that_refuses_and_closes_at_once():
     refusal = answer(b'{"error":"too large"}', "413 Content Too Large", Connection="close")
-    with Scripted([refusal], [], reads_bodies=False) as server, Client(server.url, protocol="v1") as client:
-        with pytest.raises(CallFailed, match="answered 413: too large"):
-            client.infer("m", LARGE)
+    with (
+        Scripted([refusal], [], reads_bodies=False) as server,
+        Client(server.url, protocol="v1") as client,
+        pytest.raises(CallFailed, match="answered 413: too large"),
+    ):
+        client.infer("m", LARGE)
 
 
 # -- time
