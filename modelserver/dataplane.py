@@ -15,6 +15,7 @@ from modelserver.errors import (
     ModelNotFound,
     ModelTimeout,
     ServableNotFound,
+    ServerNotReady,
     VersionNotFound,
 )
 from modelserver.hooks import Headers, ResponseHeaders
@@ -295,6 +296,8 @@ class DataPlane(Readiness):
         await self._administered().unload(name)
 
     def _administered(self) -> Administrator:
+        if self._missing_workers:
+            raise ServerNotReady(self._missing_workers)
         if self.administrator is None:
             raise HookNotImplemented("Models are loaded and unloaded where ModelServer.start() serves them.")
         return self.administrator

@@ -33,6 +33,7 @@ from modelserver.lifecycle import Lifecycle
 from modelserver.loading import Loader
 from modelserver.metrics.counting import Metrics
 from modelserver.model import Model
+from modelserver.publishing import Publisher
 from modelserver.repository.model_repository import ModelRepository
 from modelserver.rest.access import Access
 from modelserver.rest.coding import BodySizes
@@ -82,8 +83,10 @@ def load_before_fork(
     for name in repository.names():
         stand_ins.update(Model(name))
     lifecycle = Lifecycle()
+    dataplane = DataPlane(stand_ins, lifecycle, metrics=metrics)
+    dataplane.publisher = Publisher(stand_ins, workers=settings.worker_count)  # none of them is there
     application = Application(
-        DataPlane(stand_ins, lifecycle, metrics=metrics),
+        dataplane,
         sizes=BodySizes.of(settings),
         access_log=settings.access_log,
         access_log_probes=settings.access_log_probes,

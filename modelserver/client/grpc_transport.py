@@ -136,5 +136,7 @@ def _refused(error: Any, patience: Patience) -> Reply:
         CallTimeout: it is our own deadline that has passed.
     """
     code, text = error.code(), error.details() or ""
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        patience.left_s()
     headers = {name: value for name, value in error.trailing_metadata() or () if isinstance(value, str)}
     return Reply(_STATUSES.get(code, 500), headers, text or code.name)

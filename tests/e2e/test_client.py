@@ -81,7 +81,7 @@ def test_what_the_server_and_its_models_say(client):
     assert client.is_ready("sums") is True
     assert client.is_ready("asleep") is False
     assert client.is_ready() is False
-    assert set(client.models()) == {"sums", "echo", "busy", "asleep"}
+    assert set(client.models()) == {"sums", "echo", "busy", "slow", "asleep"}
     metadata = client.metadata("sums")
     if client.kind.startswith("v1"):
         assert metadata["model_spec"]["name"] == "sums"
@@ -183,6 +183,13 @@ def test_errors_have_the_servers_words(client):
 def test_a_busy_model_is_asked_again(client):
     number = float(KINDS.index(client.kind))
     assert client.infer("busy", {"x": np.array([[number]], np.float32)}).array.tolist() == [[number]]
+
+
+def test_a_model_that_takes_longer_than_the_timeout(client):
+    with pytest.raises(CallTimeout, match=r"no answer within 0.5 s") as caught:
+        client.infer("slow", {"x": ROWS}, timeout=0.5)
+    assert caught.value.status == 504
+    np.testing.assert_array_equal(client.infer("sums", {"rows": ROWS}).array, [3, 12])
 
 
 @pytest.mark.parametrize("kind", KINDS)

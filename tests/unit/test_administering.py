@@ -98,6 +98,45 @@ def test_unloading_waits_for_the_requests_that_are_being_answered():
     run(main)
 
 
+def test_unloading_waits_for_requests_on_the_event_loop_too():
+    class Waits(Told):
+        async def predict(self, payload):
+            await self.go.wait()
+            assert self.calls == ["load"]
+            return "whole"
+
+    async def main():
+        model = Waits("m")
+        model.go = asyncio.Event()
+        async with worker(model) as dataplane:
+            asked = asyncio.ensure_future(answer(dataplane))
+            await until(lambda: dataplane.waiting_for(model), "the request")
+            unloading = asyncio.ensure_future(dataplane.unload_model("m"))
+            await asyncio.sleep(0.1)
+            assert model.calls == ["load"]
+            model.go.set()
+            assert await asked == "whole"
+            await unloading
+            assert model.calls == ["load", "stop"]
+
+    run(main)
+
+
+def test_a_model_that_always_says_it_is_healthy_is_not_ready_when_it_is_unloaded():
+    class Sure(Told):
+        def healthy(self):
+            return True
+
+    async def main():
+        async with worker(Sure("m")) as dataplane:
+            await dataplane.unload_model("m")
+            for check in (dataplane.check_model_here, dataplane.check_model_ready):
+                with pytest.raises(ModelNotReady):
+                    await check("m")
+
+    run(main)
+
+
 def test_two_workers_do_what_one_was_told():
     async def main():
         async with two(lambda: Told("m")) as ((one, other), _):
@@ -184,6 +223,7 @@ def test_a_model_that_can_be_made_anew_answers_until_the_new_one_is_loaded():
             assert dataplane.model("m") is made[1]
             assert made[1].calls == ["load"]
             assert await answer(dataplane) == 1
+            assert list(dataplane.keepers.administrator._loader.threads) == [id(made[1])]
 
     run(main)
 
@@ -264,6 +304,23 @@ def test_an_order_waits_for_the_one_before_it():
             # The two that came meanwhile are one or two, as each worker finds them.
             assert all(model.calls.count("load") in (3, 4) for model in models)
             assert one.index() == READY
+
+    run(main)
+
+
+def test_an_order_waits_for_the_one_before_it_in_one_process_too():
+    async def main():
+        go = threading.Event()
+        model = Told("m", "ok", go, "ok")
+        async with worker(model) as dataplane:
+            loading = asyncio.ensure_future(dataplane.load_model("m"))
+            await until(lambda: model.calls.count("load") == 2, "the load")
+            unloading = asyncio.ensure_future(dataplane.unload_model("m"))
+            await asyncio.sleep(0.1)
+            assert model.ready
+            go.set()
+            await asyncio.gather(loading, unloading)
+            assert dataplane.index() == UNLOADED
 
     run(main)
 
@@ -444,6 +501,7 @@ class Shelf(ModelRepository):
         self.made.append(weakref.ref(model))
         model.ready = model.load()
         self.update(model)
+        self.has_threads = "_runner" in vars(model)  # before a request can come
         return model.ready
 
     def load(self, name):
@@ -476,6 +534,7 @@ def test_a_repository_of_ones_own_loads_a_name_in_all_workers(kind):
                 assert list(dataplane.model_names()) == ["m", "shelf1"]
                 model = dataplane.model("shelf1")
                 assert id(model) in dataplane.keepers.administrator._loader.threads
+                assert dataplane.repository.has_threads == (kind is not DirectShelf)
                 here = threading.get_ident() in dataplane.repository.threads
                 assert here == (kind is AsyncShelf)
                 del model
@@ -600,6 +659,38 @@ def test_a_load_of_versions_that_fails_says_so_and_what_is_served_stays(tmp_path
                 (tmp_path / str(number)).rename(tmp_path / f"gone{number}")
             with pytest.raises(ModelNotReady, match="None of the versions that are wanted is there"):
                 await dataplane.load_model("m")
+
+    run(main)
+
+
+def test_a_worker_that_begins_later_asks_nothing_of_an_unloaded_folder(tmp_path, caplog):
+    async def main():
+        base = tmp_path / "m"
+        version(base, 1)
+        board = ModelBoard(3)
+
+        def folder():
+            return folder_of(base, labels={"stable": 1})
+
+        async with worker(folder(), board=board) as one:
+            async with worker(folder(), board=board, number=1):
+                await one.unload_model("m")
+            repository = ModelRepository()
+            async with worker(folder(), repository=repository, board=board, number=2) as later:
+                await asyncio.sleep(0.5)  # some looks
+                assert is_unloaded(later)
+                assert not repository.versions["m"].models
+                assert "label" not in caplog.text
+            version(base, 2, "/srv/models/m/x is bad")
+            with pytest.raises(ModelNotReady, match="version 2: model m version 2: x is bad"):
+                async with worker(folder(), board=board, number=1):
+                    await one.load_model("m")
+            assert one.index()[1] == IndexEntry("m", "2", "UNAVAILABLE", "model m version 2: x is bad")
+        repository = ModelRepository()
+        repository.unloaded = frozenset("m")
+        repository.add_folder(folder_of(tmp_path / "gone"))
+        repository.look_again()
+        assert not repository.models["m"].ready
 
     run(main)
 

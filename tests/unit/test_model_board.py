@@ -53,6 +53,46 @@ def test_each_configuration_has_a_generation_of_its_own():
     assert board.configuration() == (2, "second")
 
 
+def test_orders_are_made_of_those_before_and_of_their_generation():
+    board = ModelBoard(1)
+    assert (board.orders_generation, board.orders()) == (0, b"")
+    assert board.order(lambda before, generation: before + b"%d" % generation) == 1
+    attached = ModelBoard.attached(os.dup(board.fileno))
+    assert attached.order(lambda before, generation: before + b" %d" % generation) == 2
+    assert (board.orders_generation, board.orders()) == (2, b"1 2")
+    assert board.generation == 0
+    with pytest.raises(ValueError, match="at most"):
+        board.order(lambda before, generation: b"x" * (MOST_BYTES + 1))
+    assert (board.orders_generation, board.orders()) == (2, b"1 2")
+
+
+def _order(board, count):
+    for _ in range(count):
+        board.order(lambda before, generation: before + b"x")
+
+
+def test_no_order_of_several_workers_is_lost():
+    board = ModelBoard(2)
+    context = multiprocessing.get_context("fork")
+    others = [context.Process(target=_order, args=(board, 300)) for _ in range(2)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join()
+    assert len(board.orders()) == board.orders_generation == 600
+
+
+def test_that_all_have_started_is_known_to_all_and_for_good():
+    board = ModelBoard(2)
+    attached = ModelBoard.attached(os.dup(board.fileno))
+    assert not attached.has_started
+    board.started()
+    board.publish(0, b"")
+    assert attached.has_started
+    attached.started()
+    assert board.has_started
+
+
 def test_a_note_is_for_the_next_worker_of_that_number_and_stays_when_the_states_are_wiped_out():
     board = ModelBoard(2)
     attached = ModelBoard.attached(os.dup(board.fileno))

@@ -1,5 +1,7 @@
 """Models for this package's own clients, each answering what it is asked by any protocol."""
 
+import asyncio
+
 import numpy as np
 
 import modelserver
@@ -57,6 +59,14 @@ class Busy(modelserver.Model):
         return InferResponse(payload.id, self.name, [output])
 
 
+class Slow(modelserver.Model):
+    """Takes five seconds."""
+
+    async def predict(self, payload):
+        await asyncio.sleep(5)
+        return {"predictions": [1]}
+
+
 class Asleep(modelserver.Model):
     """Never gets ready: load() forgets to say so."""
 
@@ -65,7 +75,7 @@ class Asleep(modelserver.Model):
 
 
 if __name__ == "__main__":
-    models = [Sums("sums"), Echo("echo"), Busy("busy")]
+    models = [Sums("sums"), Echo("echo"), Busy("busy"), Slow("slow")]
     for model in models:
         model.load()
     modelserver.ModelServer().start([*models, Asleep("asleep")])
