@@ -96,15 +96,13 @@ class Health:
             await asyncio.sleep(_LOOK_S)
 
     async def _status(self, service: str) -> int:
-        dataplane = self._dataplane
-        names = dataplane.model_names() if service in self._services else [service]
-        if dataplane.lifecycle.draining or (service in self._services and not dataplane.lifecycle.loaded):
+        try:
+            if service in self._services:
+                await self._dataplane.check_ready()
+            else:
+                await self._dataplane.check_model_ready(service)
+        except ModelNotFound:
+            return _SERVICE_UNKNOWN
+        except ModelServerError:
             return _NOT_SERVING
-        for name in names:
-            try:
-                await dataplane.check_model_ready(name)
-            except ModelNotFound:
-                return _SERVICE_UNKNOWN
-            except ModelServerError:
-                return _NOT_SERVING
         return _SERVING

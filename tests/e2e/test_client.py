@@ -65,7 +65,9 @@ def server(programs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clients")
     arguments = [programs / "clients.py", "--workers=2", "--enable_grpc=true", "--grpc_port=0"]
     with serving(arguments, folder / "log", env={"MODELSERVER_API_KEY": KEY}) as server:
-        wait_until(lambda: server.is_ready("sums"), 120, "ready")
+        wait_until(lambda: len(re.findall(r"Worker \d .*is ready", server.text())) == 2, 120, "two workers")
+        with Client(url_of(server, "v2"), api_key=KEY) as client:  # V2 asks for a model in every worker
+            wait_until(lambda: client.is_ready("sums"), 120, "ready")
         yield server
 
 
