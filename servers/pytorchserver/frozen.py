@@ -11,6 +11,7 @@ Rules of the room: never fails a load, and changes nothing but the time.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 import warnings
@@ -26,6 +27,9 @@ _log = logging.getLogger("modelserver.model")
 
 _MOST_LAYERS = 100
 """Modules in the network: scripting takes about 2 ms for each."""
+_MOST_BYTES = 4 * 1024 * 1024
+"""Of weights. They become constants of the program, and torch (2.13) keeps each program for good: a network
+with a large table, short as its forward may be, would stay in memory at every load of a new version."""
 _ROWS = (1, 2, 3, 7, 64)
 _TIMED = 30
 _GAIN = 0.9
@@ -44,6 +48,8 @@ def frozen(network: Network, example: Tensors, index_limit: int = 0) -> Network:
     """
     module = network.module
     if module is None or module.training or sum(1 for _ in module.modules()) > _MOST_LAYERS:
+        return network
+    if sum(each.nbytes for each in itertools.chain(module.parameters(), module.buffers())) > _MOST_BYTES:
         return network
     try:
         with torch.inference_mode():

@@ -66,6 +66,15 @@ def test_a_large_one_is_not_tried(monkeypatch):
     assert room.frozen(network, {"input": torch.zeros(1, 4)}) is network
 
 
+def test_weights_that_would_stay_in_memory_are_not_frozen(monkeypatch):
+    monkeypatch.setattr(room, "_fastest", lambda *_: (10e-6, 1e-6))
+    network = network_of(torch.nn.Linear(4, 3))  # 60 bytes
+    monkeypatch.setattr(room, "_MOST_BYTES", 60)
+    assert room.frozen(network, {"input": torch.zeros(1, 4)}) is not network
+    monkeypatch.setattr(room, "_MOST_BYTES", 59)
+    assert room.frozen(network, {"input": torch.zeros(1, 4)}) is network
+
+
 def test_an_error_is_the_networks_own(folder):
     """TorchScript's would be a listing of the script, and a ``raise`` of the user's a ``torch.jit.Error``."""
     folder.write(
