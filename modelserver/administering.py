@@ -185,6 +185,9 @@ class Administrator:
             error = await self._obeyed_here(verb, name)
         else:
             error = await self._obeyed_by_all(self._board, verb, name)
+        unknown = ModelNotFound(name)
+        if error == str(unknown):  # a repository of the user's has left the name to the server
+            raise unknown
         if error:
             raise ModelNotReady(name, error)
 

@@ -135,6 +135,29 @@ def from_values(values: Any, datatype: str, shape: Sequence[int], name: str) -> 
     return array.reshape(shape)
 
 
+def cast(array: np.ndarray, datatype: str, name: str) -> np.ndarray:
+    """An array as one of a datatype, where that changes no number but by rounding floats.
+
+    Args:
+        array: as it is, if it is one already.
+        datatype: of the tensor.
+        name: what messages of errors call it.
+
+    Raises:
+        InvalidInput: there is no such datatype, or the array holds what does not fit it.
+    """
+    dtype = numpy_dtype(datatype)
+    if array.dtype == dtype or (datatype == "BF16" and array.dtype.name == "bfloat16"):
+        return array
+    if datatype == "BYTES":
+        if array.dtype.kind not in "OSU":
+            raise InvalidInput(f"{name} holds {array.dtype}, expected text or bytes as datatype is BYTES")
+        return array
+    if array.dtype.kind not in "fiub":
+        raise InvalidInput(f"{name} holds {array.dtype}, expected numbers as datatype is {datatype}")
+    return array_from_json(array, dtype, name=name)
+
+
 def unpack(
     buffer: bytes | bytearray | memoryview, datatype: str, shape: Sequence[int], name: str
 ) -> np.ndarray:

@@ -105,8 +105,7 @@ class InferTensor:
         if data is None:
             raise InvalidInput(f"{title} has no data")
         if hasattr(data, "__array__"):  # a numpy scalar, a column of a table
-            array = np.asarray(data)
-            datatypes.numpy_dtype(self.datatype)
+            array = datatypes.cast(np.asarray(data), self.datatype, title)
             if array.size != datatypes.element_count(self.shape, title):
                 raise InvalidInput(f"{title}: data have the shape {list(array.shape)}, expected {self.shape}")
             return array

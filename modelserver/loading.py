@@ -72,8 +72,9 @@ class Loader:
             threads.close()
 
     def is_idle(self, model: Model) -> bool:
-        """Whether no call of an attached model runs or waits."""
-        return self.threads[id(model)].is_idle
+        """Whether no call of a model runs or waits; of one that was never attached, none does."""
+        threads = self.threads.get(id(model))
+        return threads is None or threads.is_idle
 
     async def load(self, name: str, model: Model) -> bool:
         """Run a model's ``load``.

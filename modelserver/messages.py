@@ -345,11 +345,12 @@ class InferResponse:
             InvalidInput: an output is wanted that is not there.
             InferenceError: an output's data do not fit its datatype and shape.
         """
-        is_binary = self.use_binary_outputs or bool((parameters or NO_PARAMETERS).get("binary_data_output"))
+        is_binary = bool((parameters or NO_PARAMETERS).get("binary_data_output", self.use_binary_outputs))
         chosen: Iterable[tuple[InferOutput, bool]]
         if wanted:
+            outputs = {output.name: output for output in self.outputs}
             chosen = [
-                (self._wanted(each.name), is_binary if each.binary_data is None else bool(each.binary_data))
+                (self._taken(each.name, outputs), is_binary if each.binary_data is None else each.binary_data)
                 for each in wanted
             ]
         else:
@@ -362,10 +363,16 @@ class InferResponse:
             self.parameters or NO_PARAMETERS,
         )
 
-    def _wanted(self, name: str) -> InferOutput:
-        output = self.get_output_by_name(name)
+    def _taken(self, name: str, outputs: dict[str, InferOutput]) -> InferOutput:
+        """The output of that name, which is then not there any more: a small request must not get the same
+        large output a thousand times."""
+        output = outputs.pop(name, None)
         if output is None:
-            raise InvalidInput(f"Unexpected inference output '{name[:80]}' for model '{self.model_name}'")
+            is_again = self.get_output_by_name(name) is not None
+            again = " (it is wanted twice)" if is_again else ""
+            raise InvalidInput(
+                f"Unexpected inference output '{name[:80]}' for model '{self.model_name}'{again}"
+            )
         return output
 
     def get_output_by_name(self, name: str) -> InferOutput | None:

@@ -85,7 +85,8 @@ def _wide_integers(value: Any, array: np.ndarray) -> np.ndarray:
 
 def _cast(array: np.ndarray, wanted: np.dtype[Any], name: str) -> np.ndarray:
     if array.dtype == wanted:
-        return np.asarray(array, order="C")
+        # numpy has two names for 64 bits, and frameworks know one: [2**64 - 1] is read as the other.
+        return np.asarray(array if array.dtype.char == wanted.char else array.view(wanted), order="C")
     got, want = array.dtype.kind, wanted.kind
     if got == "b" or want == "b":
         expected = "booleans" if want == "b" else f"{wanted.name} numbers"

@@ -11,6 +11,8 @@ here, for models of the first two kinds.
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -84,7 +86,7 @@ def to_response(answer: Any, request: InferRequest, model: Model, model_name: st
         InferenceError: the answer cannot be made of tensors.
     """
     if isinstance(answer, InferResponse):
-        response = answer
+        response = copy.copy(answer)  # the model may return the same one again
         response.id = response.id or request.id
         response.model_version = response.model_version or _version(model)
         return response
@@ -126,8 +128,8 @@ def only_input(model: Model) -> Mapping[str, Any] | None:
 def _arrays(request: InferRequest) -> dict[str, np.ndarray]:
     arrays = {tensor.name: _array(tensor) for tensor in request.inputs}
     if len(arrays) != len(request.inputs):
-        names = [tensor.name for tensor in request.inputs]
-        twice = next(name for name in names if names.count(name) > 1)
+        counts = Counter(tensor.name for tensor in request.inputs)
+        twice = next(name for name, count in counts.items() if count > 1)
         raise InvalidInput(f'input "{twice[:80]}" is there twice')
     return arrays
 

@@ -30,7 +30,7 @@ Parts = list[bytes | memoryview]
 """A body in pieces, so that tensors need not be copied to lie behind the JSON."""
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
-_SIZE, _ALL_WISH = "binary_data_size", "binary_data_output"
+_SIZE, _WISH, _ALL_WISH = "binary_data_size", "binary_data", "binary_data_output"
 _EXAMPLE = '{"inputs": [{"name": ..., "shape": [...], "datatype": ..., "data": [...]}]}'
 
 
@@ -68,6 +68,7 @@ def decode_request(body: Body, json_length: int | None = None) -> Request:
     request_id, parameters = message.get("id"), _parameters(message.get("parameters"), "the request")
     if request_id is not None and not isinstance(request_id, str):
         raise InvalidInput(f'Expected "id" to be a string, got {json_name(request_id)}')
+    _check_wish(parameters, _ALL_WISH, "the request")
     inputs = _tensors(message.get("inputs"), "input", binary)
     wanted = message.get("outputs")
     if wanted is not None and not isinstance(wanted, list):
@@ -211,7 +212,8 @@ def _tensor(item: Any, kind: str, index: int, binary: _Binary) -> Tensor:
     except InvalidInput as error:
         raise InvalidInput(f"{title}: {error}") from None
     if not isinstance(shape, list) or any(type(size) is not int for size in shape):
-        raise InvalidInput(f'{title}: "shape" is {_shown(shape)}, expected a list of integers')
+        got = str(shape)[:40] if isinstance(shape, list) else _shown(shape)
+        raise InvalidInput(f'{title}: "shape" is {got}, expected a list of integers')
     parameters = _parameters(item.get("parameters"), title)
     size = parameters.get(_SIZE)
     if size is not None:
@@ -224,7 +226,10 @@ def _tensor(item: Any, kind: str, index: int, binary: _Binary) -> Tensor:
         raise InvalidInput(
             f'{title} has no data, expected "data" or, with {HEADER}, {_SIZE} among its parameters'
         )
-    return Tensor(name, datatype, shape, datatypes.from_values(data, datatype, shape, title), parameters)
+    array = datatypes.from_values(data, datatype, shape, title)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():  # JSON has no infinity
+        raise InvalidInput(f'{title}: "data" holds a number that is too large for {datatype}')
+    return Tensor(name, datatype, shape, array, parameters)
 
 
 def _wanted(item: Any, index: int) -> Wanted:
@@ -233,7 +238,15 @@ def _wanted(item: Any, index: int) -> Wanted:
         raise InvalidInput(
             f'outputs[{index}] is {_shown(item)}, expected an object with the "name" of an output'
         )
-    return Wanted(name, _parameters(item.get("parameters"), f'output "{name[:80]}"'))
+    parameters = _parameters(item.get("parameters"), f'output "{name[:80]}"')
+    _check_wish(parameters, _WISH, f'output "{name[:80]}"')
+    return Wanted(name, parameters)
+
+
+def _check_wish(parameters: Parameters, name: str, where: str) -> None:
+    wish = parameters.get(name, False)
+    if not isinstance(wish, bool):
+        raise InvalidInput(f'parameter "{name}" of {where} is {_shown(wish)}, expected a boolean')
 
 
 def _parameters(value: Any, where: str) -> Parameters:

@@ -79,7 +79,7 @@ class CORSDelegate(InferenceDelegate):
         except iostream.StreamClosedError:
             pass  # the client left while the model worked
         finally:
-            self._done(answer)
+            self._over(answer)
 
 
 class PreflightDelegate(httputil.HTTPMessageDelegate):

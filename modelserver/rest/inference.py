@@ -179,7 +179,7 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         try:
             self._stream.finish()
         finally:
-            self._done(Answer(200, b""))
+            self._over(Answer(200, b""))
 
     def _begin(self, body: bytes | memoryview) -> Any:
         name, model_type, version, is_v2 = self._target
@@ -286,7 +286,7 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
     def _fail(self, error: BaseException) -> None:
         """Answer with an error; an answer that has begun breaks off."""
         if self._stream is not None and self._stream.has_begun:
-            self._done(self._stream.break_off(error))
+            self._over(self._stream.break_off(error))
         else:
             self._finish(self._failure(error))
 
@@ -296,7 +296,9 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         return f"{model_type.verb} of model {name}" + ("" if version is None else f" version {version}")
 
     def _failure(self, error: BaseException) -> Answer:
-        return error_answer(error, self._where, request_ids.of(self._connection))
+        answer = error_answer(error, self._where, request_ids.of(self._connection))
+        error.__traceback__ = None  # its frames have the request, and the future that has the error
+        return answer
 
     def _finish(self, answer: Answer) -> None:
         """Send an answer, as gzip where that is wanted and worth it."""
@@ -325,7 +327,13 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
         except iostream.StreamClosedError:
             pass  # the client left while the model worked
         finally:
-            self._done(answer)
+            self._over(answer)
+
+    def _over(self, answer: Answer) -> None:
+        """Nothing of the request is needed any more. What holds one another would keep the body until the
+        garbage collector comes, which may be long."""
+        self._v2 = self._waits_for = self._stream = None
+        self._done(answer)
 
     def _send_in_pieces(self, answer: Answer) -> None:
         sending = asyncio.ensure_future(answer.send_in_pieces(self._fields, self._connection))
@@ -336,7 +344,7 @@ class InferenceDelegate(httputil.HTTPMessageDelegate):
             error = None if future.cancelled() else future.exception()
             if error is not None and not isinstance(error, iostream.StreamClosedError):
                 _log.error("An answer of %d bytes could not be sent", answer.size, exc_info=error)
-            self._done(answer)
+            self._over(answer)
 
         sending.add_done_callback(sent)
 

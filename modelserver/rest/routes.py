@@ -344,8 +344,10 @@ class _Door(httputil.HTTPMessageDelegate):
         return self._inner.data_received(chunk)
 
     def finish(self) -> None:
-        assert self._inner is not None
-        self._inner.finish()
+        # Let go of it: it knows this door, and both would keep the body until the collector comes.
+        inner, self._inner = self._inner, None
+        assert inner is not None
+        inner.finish()
 
     def hold(self, size: int) -> None:
         """Count bytes that are held for the request until it is over."""

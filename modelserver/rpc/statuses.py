@@ -48,9 +48,7 @@ def details(reason: str) -> str:
     >>> details("x" * 2000)[-14:]
     'xx...TRUNCATED'
     """
-    if len(reason) * 4 <= _LONGEST:
-        return reason
-    encoded = reason.encode(errors="replace")
+    encoded = reason.encode(errors="replace")  # a lone surrogate cannot be sent, and the call would not end
     if len(encoded) <= _LONGEST:
-        return reason
+        return encoded.decode()
     return encoded[:_LONGEST].decode(errors="ignore") + _CUT

@@ -16,7 +16,7 @@ import torch
 from modelserver import InvalidInput
 from pytorchserver.datatypes import ARRAY_DTYPES, DATATYPES, datatype_of
 from pytorchserver.instances import Batch, Reader
-from pytorchserver.network import TensorInfo
+from pytorchserver.network import ANY, TensorInfo
 
 Arrays = Mapping[str, np.ndarray]
 _SHOWN = 80
@@ -41,10 +41,11 @@ class ArrayReader:
         """Turn the arrays of a request into a batch.
 
         Raises:
-            InvalidInput: there is an input that ``forward`` does not take, one is missing, has no rows, or
-                is of another datatype.
+            InvalidInput: there is an input that ``forward`` does not take, one is missing, has no rows or
+                another number of them, or is of another datatype.
         """
         self._check_names(arrays)
+        self._check_rows(arrays)
         return self._batch({name: self._tensor(array, name) for name, array in arrays.items()})
 
     def other_ways(self, arrays: Arrays) -> Iterator[Batch]:
@@ -82,6 +83,17 @@ class ArrayReader:
             wrong = wrong or ("" if arrays else "no inputs")
         if wrong:
             raise InvalidInput(f"{wrong}; the model takes {self._takes()}")
+
+    def _check_rows(self, arrays: Arrays) -> None:
+        """Inputs that are known to have rows have as many."""
+        counts = {
+            name: len(array)
+            for name, array in arrays.items()
+            if array.ndim and name in self._infos and self._infos[name].shape[:1] == (ANY,)
+        }
+        if len(set(counts.values())) > 1:
+            told = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise InvalidInput(f"The inputs have different numbers of rows: {told}")
 
     def _takes(self) -> str:
         """The inputs, with datatype and shape where these are known."""

@@ -206,3 +206,28 @@ def test_own_models_of_tensors_share_calls(server):
 
     answers = shared(server, "joined", [ask] * 5)
     assert [answer.json()["outputs"][0]["data"] for answer in answers] == [[5]] * 5
+
+
+@pytest.fixture(scope="module")
+def uncollected(programs, tmp_path_factory):
+    with serving([programs / "uncollected.py"], tmp_path_factory.mktemp("uncollected") / "log") as running:
+        yield running.wait_ready("echo", "sum", "refuses")
+
+
+@pytest.mark.parametrize("path", ["/v2/models/{}/infer", "/v1/models/{}:predict"])
+@pytest.mark.parametrize("model", ["echo", "sum", "refuses"])
+def test_a_request_is_gone_when_it_is_answered(uncollected, model, path):
+    """Not when the garbage collector comes, which may be long: nothing in it may hold what holds it."""
+    body, length = binary_body(
+        tensor("x", np.ones(8 << 20, np.uint8), "UINT8"), parameters={"binary_data_output": True}
+    )
+    fields = {HEADER: str(length), "Content-Type": "application/octet-stream"}
+
+    def ask():
+        uncollected.request("POST", path.format(model), body, headers=fields, timeout_s=120)
+
+    ask()
+    before = wire.rss(uncollected)
+    for _ in range(10):
+        ask()
+    assert wire.rss(uncollected) - before < 2 * len(body)

@@ -590,7 +590,7 @@ def test_an_override_may_leave_a_model_to_the_server():
         async with worker(Told("m"), repository=repository) as dataplane:
             await dataplane.load_model("m")
             assert await answer(dataplane) == 2
-            with pytest.raises(ModelNotReady, match="Model with name x does not exist"):
+            with pytest.raises(ModelNotFound, match="Model with name x does not exist"):
                 await dataplane.load_model("x")
             assert list(dataplane.model_names()) == ["m"]
 

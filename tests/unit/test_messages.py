@@ -196,3 +196,34 @@ def test_an_output_s_own_wish_wins(of_request, of_output, binary):
     response = InferResponse("7", "m", [InferOutput("y", [2, 2], "FP32", FLOATS)])
     (output,) = response.value([RequestedOutput("y", of_output)], of_request).outputs
     assert output.is_binary is binary
+
+
+@pytest.mark.parametrize(
+    ("datatype", "array"),
+    [
+        ("UINT8", np.array([300])),
+        ("INT32", np.array([1.7])),
+        ("INT64", np.array([np.nan])),
+        ("FP32", np.array([1 + 2j])),
+        ("FP32", np.array(["3.5"])),
+        ("INT64", np.array(["2026-01-01"], "M8[s]")),
+        ("BYTES", np.array([1])),
+        ("BOOL", np.array([1])),
+    ],
+)
+def test_an_array_that_does_not_fit_the_datatype_is_not_cast(datatype, array):
+    with pytest.raises(InferenceError, match="the model's answer cannot be sent"):
+        InferResponse("7", "m", [InferOutput("y", [1], datatype, array)]).value()
+
+
+def test_an_array_that_fits_is_cast():
+    (tensor,) = InferResponse("7", "m", [InferOutput("y", [2], "FP32", np.array([0.1, 2]))]).value().outputs
+    assert (tensor.array.dtype, tensor.array.tolist()) == (np.float32, np.float32([0.1, 2]).tolist())
+
+
+def test_an_output_is_sent_once():
+    response = InferResponse("7", "m", [InferOutput("y", [2, 2], "FP32", FLOATS)])
+    with pytest.raises(
+        InvalidInput, match=r"Unexpected inference output 'y' for model 'm' .it is wanted twice"
+    ):
+        response.value([RequestedOutput("y"), RequestedOutput("y")])

@@ -76,3 +76,7 @@ def test_the_input_is_named():
 def test_an_array_is_not_copied():
     array = np.ones((2, 3), np.float32)
     assert array_from_json(array) is array
+
+
+def test_the_largest_integers_have_the_dtype_that_frameworks_know():
+    assert array_from_json([2**64 - 1], "uint64").dtype.char == np.dtype("uint64").char

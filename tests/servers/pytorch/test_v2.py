@@ -406,6 +406,14 @@ def test_a_declared_shape_is_strict_for_both_protocols(served):
         ask(model, [[1.0, 2.0]])
 
 
+def test_declared_rows_are_as_many_in_each_input(served):
+    model = served("a, b:: return a.sum(1) + b", extra=f"inputs = {says(a='FP32 [-1, 4]', b='FP32 [-1]')}")
+    assert (
+        refused(model, a=ROWS, b=np.ones(3, np.float32))
+        == "The inputs have different numbers of rows: a 2, b 3"
+    )
+
+
 def test_a_declared_number_of_rows(served):
     model = served("return x.reshape(2, 4)", extra=f"inputs = {says(x='FP32 [2, 4]')}")
     assert model.example_request() == {"instances": [[0.0] * 4] * 2}

@@ -230,6 +230,11 @@ def test_details_are_cut_after_1024_bytes(text, length):
     )
 
 
+def test_text_that_cannot_be_sent_is_replaced():
+    """Else the call would never end."""
+    assert details("\ud800 bad") == "? bad"
+
+
 @pytest.mark.parametrize(
     ("peer", "address"),
     [("ipv4:10.0.0.1:80", "10.0.0.1"), ("ipv6:%5B::1%5D:80", "::1"), ("unix:/x", "-"), ("", "-")],
