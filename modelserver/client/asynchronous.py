@@ -7,6 +7,8 @@ Rules of the room: as in ``blocking``. A call that is cancelled closes its conne
 from __future__ import annotations
 
 import asyncio
+import select
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -36,7 +38,8 @@ class AsyncClient:
         headers: sent with every request.
         api_key: sent as ``Authorization: Bearer``.
         ca_file: PEM file of the certificates to trust.
-        max_connections: of HTTP; further calls wait until one is free, and their timeout runs.
+        max_connections: calls that are under way at once; over HTTP each has its connection. Further ones
+            wait, and their timeout runs.
 
     Raises:
         ValueError, StartError: as ``Client``.
@@ -165,7 +168,7 @@ def _transport(options: Options, max_connections: int) -> AsyncTransport:
     if options.endpoint.is_grpc:
         from modelserver.client.grpc_transport import AsyncGrpcTransport
 
-        return AsyncGrpcTransport(options)
+        return AsyncGrpcTransport(options, max_connections)
     return AsyncHTTPTransport(options, max_connections)
 
 
@@ -207,7 +210,7 @@ class AsyncHTTPTransport:
     def _kept(self) -> _Connection | None:
         while self._idle:
             connection = self._idle.pop()
-            if not connection.lost.done() and connection.loop is asyncio.get_running_loop():
+            if connection.loop is asyncio.get_running_loop() and not connection.is_stale():
                 return connection
         return None
 
@@ -254,40 +257,52 @@ class _Connection(asyncio.BufferedProtocol):
         """Send a request and receive its answer.
 
         Raises:
-            NothingCame: the server has closed the connection instead.
+            NothingCame: the server had closed the connection before.
             ServerUnreachable, UnreadableAnswer: as ``Transport.exchange``.
         """
         reader = self._reader = AnswerReader(self._scratch)
         answered = self._answered = self.loop.create_future()
+        sent_at = None
         try:
-            await self._send(parts)
+            if await self._send(parts):
+                sent_at = time.monotonic()
             is_sent = not answered.done()
             await answered
         except BaseException as error:
             self.close()
-            failure = broken_off(error, reader.has_begun, patience)
+            failure = broken_off(error, reader.has_begun, sent_at, patience)
             if failure is error:
                 raise
             raise failure from error
         reader.keeps_alive = reader.keeps_alive and is_sent
         return reader
 
+    def is_stale(self) -> bool:
+        """Whether the server has closed it, or sent what nobody asked for; the loop may not know yet."""
+        if self.lost.done() or self._transport.is_closing():
+            return True
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
     def close(self) -> None:
         """Close it at once."""
         self._reader = None
         self._transport.abort()
 
-    async def _send(self, parts: Sequence[Part]) -> None:
+    async def _send(self, parts: Sequence[Part]) -> bool:
+        """Whether all could be handed over."""
         for part in parts:
             view = memoryview(part)
             for start in range(0, len(view), _PIECE):
                 if start:
                     await asyncio.sleep(0)  # others have their turn, and an answer its chance
                 if self._answered.done():
-                    return  # refused before it was read
+                    return False  # refused before it was read
                 self._transport.write(view[start : start + _PIECE])
                 if self._writable is not None:
                     await self._writable
+        return True
 
     def _end(self, error: Exception | None = None) -> None:
         """The answer is whole, or will never be."""

@@ -294,16 +294,19 @@ class _Connection:
         """Send a request and receive its answer.
 
         Raises:
-            NothingCame: the server has closed the connection instead.
+            NothingCame: the server had closed the connection before.
             CallTimeout, ServerUnreachable, UnreadableAnswer: as ``Transport.exchange``.
         """
         reader = AnswerReader(self._scratch)
+        sent_at = None
         try:
             is_sent = self._send(parts, patience)
+            if is_sent:
+                sent_at = time.monotonic()
             self._receive(reader, patience)
         except BaseException as error:
             self.close()
-            failure = broken_off(error, reader.has_begun, patience)
+            failure = broken_off(error, reader.has_begun, sent_at, patience)
             if failure is error:
                 raise
             raise failure from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote
@@ -88,14 +88,14 @@ class V1(_OverHTTP):
         """As ``Client.infer``."""
         call = self._asking(question, "predict")
         reply = yield call
-        value = self._json(call, reply)
-        columns = self._read(call, v1_tensors.from_answer, value)
+        columns = self._read(call, lambda: v1_tensors.from_answer(_parsed(reply, str.encode)))
         for name in question.outputs:
             if name not in columns:
                 raise InvalidInput(
                     f"model {question.model} has no output {name}, it answers with: {', '.join(columns)}"
                 )
-        outputs = {name: _as_bytes(columns[name]) for name in question.outputs or columns}
+        wanted = question.outputs or columns
+        outputs = self._read(call, lambda: {name: _as_bytes(columns[name]) for name in wanted})
         return Answer(outputs, question.model, id=reply.headers.get("x-request-id", ""))
 
     def explain(self, question: Question) -> Steps[Any]:
@@ -129,12 +129,13 @@ class V1(_OverHTTP):
         elif isinstance(inputs, np.ndarray):
             inputs = {_UNNAMED: inputs}
         if isinstance(inputs, Mapping):
-            payload = v1_tensors.to_payload({name: _array(value) for name, value in inputs.items()})
+            payload = v1_tensors.to_payload({name: _array(name, value) for name, value in inputs.items()})
         else:
             payload = {"instances": inputs}
+        payload |= question.parameters
         try:
-            body, _ = tfs_json.encode_response(payload | dict(question.parameters))
-        except TypeError as error:
+            body = _as_json(payload)
+        except (TypeError, UnicodeEncodeError) as error:
             raise InvalidInput(f"the request has no JSON form: {error}") from error
         named = {"X-Request-ID": question.id} if question.id else {}
         headers = checked({**_JSON, **named, **question.headers})
@@ -172,8 +173,8 @@ class V2(_OverHTTP):
         )
         try:
             call = self._asking(question, request)
-        except TypeError as error:
-            raise InvalidInput(str(error)) from error
+        except (TypeError, UnicodeEncodeError) as error:
+            raise _unsendable(request.inputs, error) from error
         try:
             reply = yield call
         except CallFailed:
@@ -240,19 +241,40 @@ def _tensor(name: str, value: Any, declared: str) -> Tensor:
     if declared and declared != "BYTES" and not isinstance(value, np.ndarray):
         array = array_from_json(value, datatypes.numpy_dtype(declared), name=f'input "{name}"')
         return Tensor(name, declared, array.shape, array)
-    array = _array(value)
+    array = _array(name, value)
     try:
         return Tensor(name, datatypes.datatype_of(array.dtype), array.shape, array)
     except TypeError as error:
         raise InvalidInput(f'input "{name}": {error}') from error
 
 
-def _array(value: Any) -> np.ndarray:
-    """An array of native byte order; of text ``object``, as one of a fixed width loses zeros at its end."""
-    array = np.asarray(value)
+def _array(name: str, value: Any) -> np.ndarray:
+    """An array of native byte order; of text ``object``, as one of a fixed width loses zeros at its end.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    try:
+        array = np.asarray(value)
+    except UnicodeDecodeError:  # text beside bytes that are none
+        array = np.asarray(value, object)
+    except (TypeError, ValueError, OverflowError) as error:
+        reason = "rows of different lengths" if "inhomogeneous" in str(error) else error
+        raise InvalidInput(f'input "{name}": {reason}') from error
     if array.dtype.kind in "SU":
         return np.asarray(value, object)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _unsendable(inputs: Iterable[Tensor], error: Exception) -> InvalidInput:
+    """What is raised for an error of the encoding: it does not say of which input."""
+    for each in inputs:
+        if each.array.dtype.kind == "O":
+            try:
+                datatypes.texts(each.array)
+            except (TypeError, UnicodeEncodeError) as reason:
+                return InvalidInput(f'input "{each.name}": {reason}')
+    return InvalidInput(str(error))
 
 
 def _as_bytes(array: np.ndarray) -> np.ndarray:
@@ -273,24 +295,47 @@ def _plain(reply: Reply) -> memoryview:
     return reply.body
 
 
-def _parsed(reply: Reply) -> Any:
+def _as_json(payload: dict[str, Any]) -> bytes:
+    """A V1 body. Bytes in it are written as in arrays of text."""
+    try:
+        return tfs_json.encode_response(payload)[0]
+    except TypeError:
+        return tfs_json.encode_response(_wrapped(payload))[0]
+
+
+def _wrapped(value: Any) -> Any:
+    """Bytes as text, or as ``{"b64": ...}`` if they are none."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return {"b64": base64.b64encode(value).decode()}
+    if isinstance(value, Mapping):
+        return {name: _wrapped(each) for name, each in value.items()}
+    return [_wrapped(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _parsed(reply: Reply, text: Callable[[str], Any] = str) -> Any:
+    """The JSON of an answer. If there are bytes in it, ``text`` says what becomes of the strings beside."""
     data = bytes(_plain(reply))
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError:
         value = json.loads(data)  # TensorFlow Serving writes NaN and Infinity
-    return _unwrapped(value) if b'"b64"' in data else value
+    return _unwrapped(value, text) if b'"b64"' in data else value
 
 
-def _unwrapped(value: Any) -> Any:
+def _unwrapped(value: Any, text: Callable[[str], Any]) -> Any:
     """Bytes that are no text come as ``{"b64": ...}``."""
     if isinstance(value, list):
-        return [_unwrapped(each) for each in value]
+        return [_unwrapped(each, text) for each in value]
+    if isinstance(value, str):
+        return text(value)
     if not isinstance(value, dict):
         return value
     if value.keys() == {"b64"}:
         return base64.b64decode(value["b64"])
-    return {name: _unwrapped(each) for name, each in value.items()}
+    return {name: _unwrapped(each, text) for name, each in value.items()}
 
 
 def _is_available(reply: Reply) -> bool:

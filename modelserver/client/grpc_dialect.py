@@ -70,7 +70,7 @@ class V2Grpc(V2):
     def _asking(self, question: Question, request: Request) -> Call:
         inputs = [each._replace(is_binary=True) for each in request.inputs]
         body = v2_grpc.encode_request(request._replace(inputs=inputs))
-        return Call("POST", f"{_SERVICE}ModelInfer", [body], checked(question.headers))
+        return Call("POST", f"{_SERVICE}ModelInfer", [body], checked(question.headers, is_grpc=True))
 
     def _response(self, reply: Reply) -> Response:
         assert isinstance(reply.body, bytes)

@@ -1,19 +1,26 @@
 """gRPC for both clients: bytes of a message out, bytes of a message in; a status becomes HTTP's.
 
+``UNAVAILABLE`` is two things. A server that is busy says it, and may be asked again. And ``grpc`` itself says
+it of a connection that could not be made, or that ended while the model worked. The former is told by the
+request id that our answers carry, or a ``retry-after``. All other is ``ServerUnreachable``, and final.
+
 Rules of the room: the only module of the client that imports ``grpc``; it is imported when a client is made
 whose URL is one of gRPC. It knows no messages.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from modelserver.client.calls import NO_HEADERS, Call, Reply
+from modelserver.client.failures import ServerUnreachable
 from modelserver.client.options import Options
-from modelserver.client.patience import Patience
+from modelserver.client.patience import CA_FILE, Patience
 from modelserver.errors import StartError
 
 try:
@@ -38,6 +45,17 @@ _STATUSES = {
     grpc.StatusCode.UNIMPLEMENTED: 501,
     grpc.StatusCode.UNAVAILABLE: 503,
 }
+_SAID_BY_THE_SERVER = ("x-request-id", "retry-after")
+_NOT_CONNECTED = re.compile("failed to connect to all addresses|errors resolving|dns resolution failed", re.I)
+_TLS = re.compile(r"OPENSSL_internal:(?P<what>\w+)(?:: (?P<why>[\w ,'-]+))?")
+_CAUSES = {
+    "refused": "Connection refused",
+    "errors resolving|dns resolution failed": "the host's name is not known",
+    "http1": "the port speaks HTTP/1.1 and no gRPC",
+    "unreachable": "Network is unreachable",
+    "timed? ?out": "Connection timed out",
+}
+"""What is in a text of ``grpc``, and how it is told."""
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -106,15 +124,22 @@ class GrpcTransport(_Channels):
 
 
 class AsyncGrpcTransport(_Channels):
-    """For ``AsyncClient``."""
+    """For ``AsyncClient``.
 
-    def __init__(self, options: Options) -> None:
+    Args:
+        options: of the client.
+        max_connections: calls at once; they share one connection.
+    """
+
+    def __init__(self, options: Options, max_connections: int) -> None:
         super().__init__(options, grpc.aio)
+        self._room = asyncio.Semaphore(max_connections)
 
     async def exchange(self, call: Call, patience: Patience) -> Reply:
         """Bring a call to the server, and its reply back."""
         try:
-            return Reply(200, NO_HEADERS, await self._started(call, patience))
+            async with self._room:
+                return Reply(200, NO_HEADERS, await self._started(call, patience))
         except grpc.RpcError as error:
             return _refused(error, patience)
 
@@ -134,9 +159,30 @@ def _refused(error: Any, patience: Patience) -> Reply:
 
     Raises:
         CallTimeout: it is our own deadline that has passed.
+        ServerUnreachable: no server has said it.
     """
     code, text = error.code(), error.details() or ""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         patience.left_s()
     headers = {name: value for name, value in error.trailing_metadata() or () if isinstance(value, str)}
+    if code is grpc.StatusCode.UNAVAILABLE and not any(name in headers for name in _SAID_BY_THE_SERVER):
+        raise ServerUnreachable(patience.url, _unreachable(text)) from error
     return Reply(_STATUSES.get(code, 500), headers, text or code.name)
+
+
+def _unreachable(text: str) -> str:
+    """What a text of ``grpc`` means: it is about its own insides."""
+    tls = _TLS.search(text)
+    if tls and tls["what"] == "CERTIFICATE_VERIFY_FAILED":
+        return f"TLS: {tls['why'] or 'the certificate cannot be verified'}. {CA_FILE}"
+    if tls:
+        return f"TLS: {tls['what'].replace('_', ' ').lower()}"
+    if "peer name" in text.lower() or "hostname verification" in text.lower():
+        return f"TLS: the certificate is for another name. {CA_FILE}"
+    if not _NOT_CONNECTED.search(text):
+        # Another program's own words come so as well.
+        return f"the connection was closed before an answer came: {text or 'UNAVAILABLE'}"
+    for pattern, cause in _CAUSES.items():
+        if re.search(pattern, text, re.I):
+            return f"cannot connect: {cause}"
+    return "cannot connect: the server closed the connection at once"

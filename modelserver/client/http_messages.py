@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httptools
 import numpy as np
@@ -19,8 +19,15 @@ from modelserver.client.calls import Call, Reply
 _DEFAULT_PORTS = {"http": 80, "https": 443, "grpc": 8081, "grpcs": 8081}
 # RFC 9110, 5.1 and 5.5: a token; visible Latin-1 text with blanks.
 _HEADER = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*")
+# gRPC's "Custom-Metadata" of text; names that end with -bin are for bytes.
+_METADATA = re.compile(r"(?![^:]*-bin:)[0-9A-Za-z_.\-]+: [\x20-\x7e]*", re.IGNORECASE)
+_NO_HOST = re.compile(r"[\x00-\x20\x7f/\\<>\"]")
 SCRATCH = 64 * 1024
 """Bytes that a connection has room for, where the size of what comes is not known."""
+_MOST_HEAD = 64 * 1024
+"""Bytes of an answer's head, interim answers included, and of trailers."""
+_IN_PATHS = "/%:@!$&'()*+,;=~"
+"""What stays as it is in a path, beside letters, digits and ``-._``; what is percent-encoded already does."""
 _SMALL = 16 * 1024
 """Bytes of a body that are copied behind the head, so that both leave in one piece."""
 _ALIGNED = 16
@@ -34,7 +41,7 @@ class Endpoint(NamedTuple):
 
     Attributes:
         url: as it was given, without a slash at the end.
-        path: what all paths begin with, as behind a gateway; mostly empty.
+        path: what all paths begin with, as behind a gateway; percent-encoded; mostly empty. gRPC has none.
     """
 
     url: str
@@ -51,13 +58,24 @@ class Endpoint(NamedTuple):
             ValueError: it is none of a server.
         """
         parts = urlsplit(url)
-        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.query or parts.username:
+        path = quote(parts.path.rstrip("/"), safe=_IN_PATHS)
+        host = parts.hostname or ""
+        if (
+            parts.scheme not in _DEFAULT_PORTS
+            or not host
+            or _NO_HOST.search(host)
+            or parts.query
+            or parts.fragment
+            or "@" in parts.netloc
+            or (path and parts.scheme.startswith("grpc"))  # which has no place for it
+            or parts.port == 0
+        ):
             raise ValueError(
                 f"{url!r} is no URL of a server, expected one such as http://localhost:8080, https://..., "
                 "grpc://localhost:8081 or grpcs://..."
             )
         port = parts.port or _DEFAULT_PORTS[parts.scheme]
-        return cls(url.rstrip("/"), parts.scheme, parts.hostname, port, parts.path.rstrip("/"))
+        return cls(url.rstrip("/"), parts.scheme, host, port, path)
 
     @property
     def authority(self) -> str:
@@ -75,14 +93,19 @@ class Endpoint(NamedTuple):
         return self.scheme in ("https", "grpcs")
 
 
-def checked(headers: Mapping[str, str]) -> dict[str, str]:
+def checked(headers: Mapping[str, str], is_grpc: bool = False) -> dict[str, str]:
     """Headers for a request, if they can be sent.
+
+    Args:
+        headers: by name.
+        is_grpc: as metadata of gRPC, which is ASCII.
 
     Raises:
         ValueError: a name or value would break the request's framing, or is not Latin-1 text.
     """
+    allowed = _METADATA if is_grpc else _HEADER
     for name, value in headers.items():
-        if not _HEADER.fullmatch(f"{name}: {value}"):
+        if not allowed.fullmatch(f"{name}: {value}"):
             raise ValueError(f"the header {name!r} cannot be sent with the value {value!r}")
     return dict(headers)
 
@@ -145,6 +168,7 @@ class AnswerReader:
         self._body = memoryview(b"")
         self._pieces: bytearray | None = None
         self._until_close = False
+        self._overhead = 0  # bytes since the last that were some of a body
         self.status = 0
         self.headers: dict[str, str] = {}
         self.is_whole = self.keeps_alive = self.has_begun = False
@@ -169,6 +193,7 @@ class AnswerReader:
         if self._rest is not None:
             self._took(count)
             return
+        self._overhead += count
         try:
             self._parser.feed_data(self._scratch[:count])
         except httptools.HttpParserUpgrade:
@@ -177,6 +202,8 @@ class AnswerReader:
             self.keeps_alive = False
             if not self.is_whole:  # else something came behind it, which nobody asked for
                 raise
+        if self._overhead > _MOST_HEAD and not self.is_whole:
+            raise httptools.HttpParserError(f"its head is larger than {_MOST_HEAD // 1024} KiB")
 
     def ended(self) -> bool:
         """The server has closed the connection. Whether the answer is whole."""
@@ -208,6 +235,7 @@ class AnswerReader:
         if self.is_whole or status < 200:
             return
         self.status, self.keeps_alive = status, self._parser.should_keep_alive()
+        self._overhead = 0
         length = self.headers.get("content-length")
         if length is not None:
             self._make_room(int(length))
@@ -229,6 +257,7 @@ class AnswerReader:
         """A part of the body that came with the head, or in chunks."""
         if self.is_whole:
             return
+        self._overhead = 0
         if self._pieces is not None:
             self._pieces += data
         elif self._rest is not None:

@@ -63,7 +63,7 @@ class Options:
         sent = dict(headers or {})
         if api_key:
             sent["Authorization"] = f"Bearer {api_key}"
-        return cls(endpoint, protocol, timeout_s, retries, checked(sent), str(ca_file))
+        return cls(endpoint, protocol, timeout_s, retries, checked(sent, endpoint.is_grpc), str(ca_file))
 
     def dialect(self) -> V1 | V2:
         """What knows the protocol.

@@ -2,7 +2,8 @@
 
     answered 503 or 429              again, after Retry-After or a pause that doubles; as often as the
                                      client's ``retries`` says
-    a kept connection was closed     again at once, once: the server had ended it before the request came
+    a kept connection was closed     again at once, once, if the request could not be sent whole, or the end
+                                     came at once: the server had ended it before the request came
     anything else, timeouts too      never: the server may have done what was asked
 
 Rules of the room: no I/O, and nothing waits here.
@@ -35,6 +36,9 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _LONGEST_S = 7 * 24 * 3600.0
 """What a socket can wait; so ``math.inf`` may be given."""
 _QUOTED = 300
+AT_ONCE_S = 0.1
+"""Within which a server that had closed a connection says so: a round trip. Later, a model was at work."""
+CA_FILE = "ca_file names the certificates to trust"
 
 
 class Patience:
@@ -135,15 +139,18 @@ def retry_after_s(value: str) -> float | None:
 
 
 class NothingCame(ServerUnreachable):
-    """A connection ended before a byte of an answer came. If it was a kept one, another may be tried."""
+    """A connection ended before a request could come. If it was a kept one, another may be tried."""
 
 
-def broken_off(error: BaseException, has_begun: bool, patience: Patience) -> BaseException:
+def broken_off(
+    error: BaseException, has_begun: bool, sent_at: float | None, patience: Patience
+) -> BaseException:
     """What is raised when a request was sent, or begun to be, and its answer did not come in whole.
 
     Args:
         error: what the socket or the parser of the answer said. Anything else is raised itself.
         has_begun: something of the answer came.
+        sent_at: when the last of the request was sent, on the monotonic clock; ``None``: it was not.
         patience: of the call.
     """
     if isinstance(error, ClientError):
@@ -156,7 +163,9 @@ def broken_off(error: BaseException, has_begun: bool, patience: Patience) -> Bas
         return patience.timed_out()
     if has_begun:
         return ServerUnreachable(patience.url, "the connection was closed in the middle of the answer")
-    return NothingCame(patience.url, "the connection was closed before an answer came")
+    is_at_once = sent_at is None or time.monotonic() - sent_at <= AT_ONCE_S
+    kind = NothingCame if is_at_once else ServerUnreachable
+    return kind(patience.url, "the connection was closed before an answer came")
 
 
 def cannot_connect(error: OSError, patience: Patience) -> ClientError:
@@ -168,7 +177,7 @@ def cannot_connect(error: OSError, patience: Patience) -> ClientError:
 
 def _cause(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"TLS: {error.verify_message}. ca_file names the certificates to trust"
+        return f"TLS: {error.verify_message}. {CA_FILE}"
     if isinstance(error, ssl.SSLError):
         return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
     if error.errno is None or error.errno <= 0:  # of name resolution, or several in one

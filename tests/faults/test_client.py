@@ -1,15 +1,19 @@
 """What servers and networks do to a client, and what its user sees: of threads, of asyncio and of uvloop."""
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import numpy as np
 import pytest
 import uvloop
 from scripted_server import Scripted, answer
 
+from modelserver.client import patience as patience_module
 from modelserver.client.asynchronous import AsyncClient
 from modelserver.client.blocking import Client
 from modelserver.client.failures import CallFailed, CallTimeout, ServerUnreachable, UnreadableAnswer
@@ -145,7 +149,13 @@ def test_an_answer_after_which_the_connection_ends(connect, sent):
 # -- connections that end
 
 
-def test_a_kept_connection_that_the_server_closes_when_asked_again_costs_nothing(connect):
+@pytest.fixture
+def generous(monkeypatch):
+    """What is at once on a machine with other things to do."""
+    monkeypatch.setattr(patience_module, "AT_ONCE_S", 30.0)
+
+
+def test_a_kept_connection_that_the_server_closes_when_asked_again_costs_nothing(connect, generous):
     # Closed only when the second request is there, so the client cannot know before.
     with Scripted([ANSWER, lambda connection: None], [ANSWER]) as server:
         client = connect(server.url)
@@ -154,7 +164,47 @@ def test_a_kept_connection_that_the_server_closes_when_asked_again_costs_nothing
     assert [request.connection for request in server.requests] == [0, 0, 1]
 
 
-def test_it_is_tried_once_more_only(connect):
+def test_a_kept_connection_that_ends_while_the_model_works_is_not_asked_again(connect):
+    def work_and_die(connection):
+        threading.Event().wait(4 * patience_module.AT_ONCE_S)  # the work
+
+    with Scripted([ANSWER, work_and_die], [ANSWER]) as server:
+        client = connect(server.url)
+        predictions(client)
+        with pytest.raises(ServerUnreachable, match="was closed before an answer came"):
+            predictions(client)
+        assert len(server.requests) == 2
+        assert predictions(client) == [3]
+        client.close()
+
+
+def test_a_kept_connection_that_ends_before_a_large_request_is_sent_is_tried_anew(connect, monkeypatch):
+    monkeypatch.setattr(patience_module, "AT_ONCE_S", -1.0)  # only what could not be sent is tried again
+    with Scripted([ANSWER, lambda connection: None], [ANSWER], reads_bodies=False) as server:
+        client = connect(server.url)
+        assert client.infer("m", [1]).array.tolist() == [3]
+        assert client.infer("m", LARGE).array.tolist() == [3]
+        client.close()
+
+
+def test_a_kept_connection_that_the_server_has_closed_is_not_used(connect, monkeypatch):
+    monkeypatch.setattr(patience_module, "AT_ONCE_S", -1.0)
+    closed = threading.Event()
+
+    def answer_and_close(connection):
+        connection.sendall(ANSWER)
+        connection.shutdown(socket.SHUT_WR)
+        closed.set()
+
+    with Scripted([answer_and_close], [ANSWER]) as server:
+        client = connect(server.url)
+        predictions(client)
+        assert closed.wait(30)
+        assert predictions(client) == [3]
+        client.close()
+
+
+def test_it_is_tried_once_more_only(connect, generous):
     with Scripted([ANSWER, lambda connection: None], [lambda connection: None], [ANSWER]) as server:
         client = connect(server.url)
         predictions(client)
@@ -322,8 +372,10 @@ def test_other_errors_are_not_tried_again(connect, status):
         (answer(b"{}"), "no predictions"),
         (answer(b'{"predictions":[[1],[2,3]]}'), "is no tensor"),
         (answer(b"\x1f\x8b", Content_Encoding="gzip"), "gzip"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000, "its head is larger than 64 KiB"),
+        (answer(b'{"predictions":["\\ud800"]}'), "the answer cannot be read"),
     ],
-    ids=["mail", "lengths", "html", "empty", "ragged", "gzip"],
+    ids=["mail", "lengths", "html", "empty", "ragged", "gzip", "head", "surrogate"],
 )
 def test_answers_that_cannot_be_read(connect, sent, text):
     with Scripted([sent]) as server:
@@ -417,3 +469,119 @@ def test_a_connection_on_which_a_request_is_half_sent_is_not_used_again(runner):
     with Scripted([refuse], [ANSWER], reads_bodies=False) as server:
         runner.run(run(server))
     assert [request.connection for request in server.requests] == [0, 1]
+
+
+# -- gRPC
+
+
+class OfGrpc(grpc.GenericRpcHandler):
+    """A server of gRPC that answers every method by a function."""
+
+    def __init__(self, function):
+        self._function = function
+        self.calls = 0
+        self._server = grpc.server(ThreadPoolExecutor(16))
+        self._server.add_generic_rpc_handlers((self,))
+        self.url = f"grpc://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    def service(self, details):
+        def answer(message, context):
+            self.calls += 1
+            return self._function(context)
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    def __enter__(self):
+        self._server.start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.stop(0).wait(30)
+
+
+@pytest.mark.parametrize("metadata", [(("x-request-id", "1"),), (("retry-after", "0"),)])
+def test_what_the_server_says_is_asked_again(connect, metadata):
+    def refuse(context):
+        context.set_trailing_metadata(metadata)
+        context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
+
+    with OfGrpc(refuse) as server:
+        client = connect(server.url, protocol="v2", retries=1)
+        with pytest.raises(CallFailed, match="answered 503: busy"):
+            client.infer("m", {"x": ROWS})
+        assert server.calls == 2
+
+
+def test_unavailable_that_may_be_a_broken_connection_is_not(connect):
+    with OfGrpc(lambda context: context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")) as server:
+        client = connect(server.url, protocol="v2")
+        with pytest.raises(ServerUnreachable, match="closed before an answer came: Socket closed") as caught:
+            client.infer("m", {"x": ROWS})
+        assert client.is_ready("m") is False
+        assert server.calls == 2
+    assert caught.value.status == 502
+    assert str(caught.value).startswith(server.url)
+
+
+def test_a_connection_of_grpc_that_ends_while_the_model_works(connect):
+    asked = []
+
+    def serve(listener):
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return  # the test has ended
+            with connection, contextlib.suppress(ConnectionError):
+                connection.settimeout(30)
+                connection.sendall(b"\0\0\0\4\0\0\0\0\0")  # HTTP/2's SETTINGS, empty
+                received = b""
+                while b"a-model-that-breaks" not in received and (data := connection.recv(65536)):
+                    received += data
+                asked.append(received)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        try:
+            client = connect(f"grpc://127.0.0.1:{listener.getsockname()[1]}", protocol="v2", timeout=30)
+            with pytest.raises(ServerUnreachable, match="was closed before an answer came"):
+                client.infer("a-model-that-breaks", {"x": ROWS})
+            assert sum(b"a-model-that-breaks" in each for each in asked) == 1
+            client.close()
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(30)
+
+
+def test_grpc_without_a_server(connect):
+    with Scripted([]) as server:
+        url = server.url.replace("http", "grpc")
+    client = connect(url, protocol="v2", timeout=30)
+    assert client.is_ready("m") is False
+    with pytest.raises(ServerUnreachable) as caught:
+        client.infer("m", {"x": ROWS})
+    assert caught.value.reason == "cannot connect: Connection refused"
+    assert str(caught.value).startswith(url)
+
+
+def test_tasks_of_grpc_wait_while_there_are_as_many_as_allowed(runner):
+    lock, under_way, seen = threading.Lock(), set(), []
+
+    def work(context):
+        with lock:
+            under_way.add(context)
+            seen.append(len(under_way))
+        threading.Event().wait(0.05)  # the work
+        with lock:
+            under_way.discard(context)
+        return b""
+
+    async def run(url):
+        async with AsyncClient(url, max_connections=2) as client:
+            await asyncio.gather(*(client.models() for _ in range(8)))
+
+    with OfGrpc(work) as server:
+        runner.run(run(server.url))
+    assert len(seen) == 8
+    assert max(seen) <= 2

@@ -376,3 +376,57 @@ def test_headers_that_would_break_a_request(dialect):
         drive(dialect(URL).infer(question))
     with pytest.raises(ValueError, match="the header 'X-Request-ID' cannot be sent"):
         drive(V1(URL).infer(Question("m", ROWS, id="a\nb")))
+
+
+# -- text and bytes
+
+
+def test_v1_lists_may_hold_bytes():
+    for inputs in ([b"a", b"\xff", "b"], {"q": [b"a", b"\xff", "b"]}):
+        call, _ = ask_v1(inputs)
+        assert body_of(call) == b'{"instances":["a",{"b64":"/w=="},"b"]}'
+    call, _ = ask_v1([{"t": (b"\xff", 1)}])
+    assert body_of(call) == b'{"instances":[{"t":[{"b64":"/w=="},1]}]}'
+
+
+def test_v1_answers_with_text_beside_bytes():
+    _, result = ask_v1([1], '{"predictions":["é",{"b64":"/w=="}]}'.encode())
+    assert result.array.tolist() == ["é".encode(), b"\xff"]
+
+
+def test_v2_text_beside_bytes_that_are_none():
+    driven = drive(V2(URL).infer(Question("m", {"q": np.array([1]), "t": ["a", b"\xff"]})), *META_AND_EMPTY)
+    assert body_of(driven.calls[-1]).endswith(b"\1\0\0\0a\1\0\0\0\xff")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (["\ud800"], "surrogates not allowed"),
+        ([["a", "b"], ["c"]], "rows of different lengths"),
+        ([["a", b"\xff"], ["c"]], "rows of different lengths"),
+        ([2**70, None], "no tensors of int"),
+    ],
+)
+def test_v2_inputs_that_cannot_be_sent_are_named(value, text):
+    with pytest.raises(InvalidInput, match=f'input "t": .*{text}'):
+        drive(V2(URL).infer(Question("m", {"q": np.array([1]), "t": value})), META_AND_EMPTY[0])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "text"),
+    [
+        (["\ud800"], "no JSON form: .*surrogates"),
+        ({"t": ["\ud800"]}, "no JSON form: .*surrogates"),
+        ({"t": [["a", "b"], ["c"]]}, 'input "t": rows of different lengths'),
+    ],
+)
+def test_v1_text_that_cannot_be_sent(inputs, text):
+    with pytest.raises(InvalidInput, match=text):
+        ask_v1(inputs)
+
+
+META_AND_EMPTY = (
+    reply({"name": "m", "inputs": []}),
+    reply({"model_name": "m", "outputs": []}),
+)

@@ -183,3 +183,66 @@ def test_headers_of_a_call_take_the_place_of_the_clients():
         "User-Agent: me",
         "Content-Length: 0",
     ]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "grpc://h:1/path",
+        "http://h:0",
+        "http://h:65536",
+        "http://a b",
+        "http://h/#x",
+        "http://h?x=1",
+        "http://:password@h",
+    ],
+)
+def test_urls_that_cannot_work(url):
+    with pytest.raises(ValueError, match=r"URL of a server|Port"):
+        Endpoint.of(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("http://h/a b/", "/a%20b"),
+        ("http://h/ä", "/%C3%A4"),
+        ("http://h/a%20b", "/a%20b"),
+        ("grpc://h/", ""),
+    ],
+)
+def test_a_path_is_percent_encoded(url, path):
+    assert Endpoint.of(url).path == path
+
+
+@pytest.mark.parametrize(
+    "headers", [{"x": "ä"}, {"x": "a\tb"}, {"x!": "a"}, {"trace-bin": "a"}, {"Trace-BIN": "a"}]
+)
+def test_metadata_of_grpc_is_ascii(headers):
+    checked(headers)
+    with pytest.raises(ValueError, match="cannot be sent"):
+        checked(headers, is_grpc=True)
+
+
+def test_metadata_of_grpc():
+    headers = {"X-Tenant_1.a": "a b:~", "binary": ""}
+    assert checked(headers, is_grpc=True) == headers
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 200_000,
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 30_000,
+        b"HTTP/1.1 102 Processing\r\n\r\n" * 6_000,
+        CHUNKED + b"1\r\na\r\n0\r\n" + b"X: y\r\n" * 30_000,
+    ],
+    ids=["one line", "lines", "interim answers", "trailers"],
+)
+def test_a_head_has_a_limit(data):
+    with pytest.raises(httptools.HttpParserError, match="its head is larger than 64 KiB"):
+        read(data, 1000)
+
+
+def test_many_small_chunks_are_no_head():
+    assert bytes(read(CHUNKED + b"1\r\na\r\n" * 100_000 + b"0\r\n\r\n").reply().body) == b"a" * 100_000
