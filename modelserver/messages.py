@@ -327,7 +327,8 @@ class InferResponse:
 
         wanted = self.requested_outputs
         response = self.value(wanted)
-        chosen = [self._wanted(each.name) for each in wanted] if wanted else self.outputs
+        outputs = {output.name: output for output in self.outputs}
+        chosen = [outputs[each.name] for each in wanted] if wanted else self.outputs
         return v2_grpc.response_message(response._replace(outputs=_arrays_raw(chosen, response.outputs)))
 
     def value(

@@ -20,7 +20,7 @@ from typing import Any
 from modelserver.client.calls import NO_HEADERS, Call, Reply
 from modelserver.client.failures import ServerUnreachable
 from modelserver.client.options import Options
-from modelserver.client.patience import CA_FILE, Patience
+from modelserver.client.patience import Patience
 from modelserver.errors import StartError
 
 try:
@@ -174,11 +174,12 @@ def _unreachable(text: str) -> str:
     """What a text of ``grpc`` means: it is about its own insides."""
     tls = _TLS.search(text)
     if tls and tls["what"] == "CERTIFICATE_VERIFY_FAILED":
-        return f"TLS: {tls['why'] or 'the certificate cannot be verified'}. {CA_FILE}"
+        why = tls["why"] or "the certificate cannot be verified"
+        return f"TLS: {why}. ca_file names the certificates to trust"
     if tls:
         return f"TLS: {tls['what'].replace('_', ' ').lower()}"
     if "peer name" in text.lower() or "hostname verification" in text.lower():
-        return f"TLS: the certificate is for another name. {CA_FILE}"
+        return "TLS: the certificate is for another name. The URL must have the name that it is for"
     if not _NOT_CONNECTED.search(text):
         # Another program's own words come so as well.
         return f"the connection was closed before an answer came: {text or 'UNAVAILABLE'}"

@@ -38,7 +38,6 @@ _LONGEST_S = 7 * 24 * 3600.0
 _QUOTED = 300
 AT_ONCE_S = 0.1
 """Within which a server that had closed a connection says so: a round trip. Later, a model was at work."""
-CA_FILE = "ca_file names the certificates to trust"
 
 
 class Patience:
@@ -177,7 +176,7 @@ def cannot_connect(error: OSError, patience: Patience) -> ClientError:
 
 def _cause(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"TLS: {error.verify_message}. {CA_FILE}"
+        return f"TLS: {error.verify_message}. ca_file names the certificates to trust"
     if isinstance(error, ssl.SSLError):
         return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
     if error.errno is None or error.errno <= 0:  # of name resolution, or several in one

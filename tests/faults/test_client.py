@@ -189,17 +189,19 @@ def test_a_kept_connection_that_ends_before_a_large_request_is_sent_is_tried_ane
 
 def test_a_kept_connection_that_the_server_has_closed_is_not_used(connect, monkeypatch):
     monkeypatch.setattr(patience_module, "AT_ONCE_S", -1.0)
-    closed = threading.Event()
+    answered, closed = threading.Event(), threading.Event()
 
     def answer_and_close(connection):
         connection.sendall(ANSWER)
+        assert answered.wait(30)
         connection.shutdown(socket.SHUT_WR)
         closed.set()
 
     with Scripted([answer_and_close], [ANSWER]) as server:
         client = connect(server.url)
         predictions(client)
-        assert closed.wait(30)
+        answered.set()
+        assert closed.wait(30)  # the loop does not run here, and has not heard of it
         assert predictions(client) == [3]
         client.close()
 
@@ -563,6 +565,31 @@ def test_grpc_without_a_server(connect):
         client.infer("m", {"x": ROWS})
     assert caught.value.reason == "cannot connect: Connection refused"
     assert str(caught.value).startswith(url)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.2:1: Custom verification "
+            "check failed with error: UNAUTHENTICATED: Hostname Verification Check failed.",
+            "TLS: the certificate is for another name",
+        ),
+        (
+            "failed to connect to all addresses; last error: INTERNAL: ipv4:127.0.0.1:1: Failed parsing "
+            "HTTP/2 (Trying to connect an http1.x server (HTTP status 400))",
+            "cannot connect: the port speaks HTTP/1.1 and no gRPC",
+        ),
+        ("errors resolving h:1: [Domain name not found]", "cannot connect: the host's name is not known"),
+        ("", "the connection was closed before an answer came: UNAVAILABLE"),
+    ],
+)
+def test_what_grpc_says_of_connections_is_told_in_words(text, told):
+    with OfGrpc(lambda context: context.abort(grpc.StatusCode.UNAVAILABLE, text)) as server:
+        with Client(server.url) as client, pytest.raises(ServerUnreachable) as caught:
+            client.models()
+        assert caught.value.reason.startswith(told)
+        assert "127.0.0" not in caught.value.reason
 
 
 def test_tasks_of_grpc_wait_while_there_are_as_many_as_allowed(runner):
