@@ -167,7 +167,7 @@ class Administrator:
             raise ModelNotFound(name)
         try:
             await self._order("load", name)
-        except ModelNotReady:
+        except (ModelNotFound, ModelNotReady):
             if name not in self._repository.models:
                 self._take_back(name)
             raise
