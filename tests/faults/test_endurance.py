@@ -73,7 +73,7 @@ def test_a_packaged_model_uses_no_more_after_many_requests(soak, framework, requ
 def test_a_leak_of_100_bytes_a_request_is_seen(soak):
     leaking = replace(soak.ENDURANCES["user"], env={"LEAK": "100"})
     finding = asyncio.run(soak.endure(leaking, REQUESTS, samples=15, **MOST))
-    assert "pieces of memory more for each request" in finding.broken[0]
+    assert "pieces of memory more for each request" in finding.broken[-1]  # its growth may be seen before
 
 
 def test_the_soak_says_what_it_found(soak, capsys):
