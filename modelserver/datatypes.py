@@ -63,6 +63,25 @@ def numpy_dtype(datatype: str) -> np.dtype[Any]:
     return dtype
 
 
+def known_datatype(text: str, name: str) -> str:
+    """The datatype that a tensor's message names, in capitals.
+
+    Args:
+        text: in the message.
+        name: what messages of errors call the tensor.
+
+    Raises:
+        InvalidInput: there is no such datatype.
+    """
+    datatype = text.upper()
+    if datatype not in _DTYPES:
+        try:
+            numpy_dtype(datatype)
+        except InvalidInput as error:
+            raise InvalidInput(f"{name}: {error}") from None
+    return datatype
+
+
 def datatype_of(dtype: np.dtype[Any]) -> str:
     """The datatype of arrays of a dtype: ``FP32`` for ``float32``. Text, ``bytes`` and objects are BYTES.
 

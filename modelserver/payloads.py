@@ -15,7 +15,8 @@ from modelserver.errors import InvalidInput
 from modelserver.infer_tensors import InferOutput
 from modelserver.messages import InferRequest, InferResponse, generate_uuid
 
-_ONLY_OUTPUT = "output-0"
+ONLY_OUTPUT = "output-0"
+"""The name of the output of a model that has no name for it, as in KServe."""
 _TABLE = "pd"
 """What the request parameter ``content_type`` says where a table is meant."""
 
@@ -70,7 +71,7 @@ def get_predict_response(payload: Any, result: Any, model_name: str) -> Any:
     is_table = hasattr(result, "to_dict") and hasattr(result, "columns")
     if isinstance(payload, InferRequest):
         columns = {str(name): result[name].to_numpy() for name in result.columns} if is_table else {}
-        arrays = columns if is_table else {_ONLY_OUTPUT: np.asarray(result)}
+        arrays = columns if is_table else {ONLY_OUTPUT: np.asarray(result)}
         outputs = [
             InferOutput(name, array.shape, datatypes.datatype_of(array.dtype), array)
             for name, array in arrays.items()

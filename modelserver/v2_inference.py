@@ -23,11 +23,10 @@ from modelserver.errors import InferenceError, InvalidInput
 from modelserver.infer_tensors import InferInput, InferOutput
 from modelserver.messages import InferRequest, InferResponse, TensorRequest, TensorResponse
 from modelserver.model import Model
+from modelserver.payloads import ONLY_OUTPUT
 from modelserver.protocols import v1_rows, v1_tensors
 from modelserver.signatures import known_inputs_and_outputs
 
-ONLY_OUTPUT = "output-0"
-"""The name of the output of a model that has no name for it, as in KServe."""
 _SIGNATURE = "signature_name"
 _NOT_PLAIN = ("BYTES", "BF16", "FP16")
 

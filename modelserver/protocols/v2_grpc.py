@@ -242,13 +242,7 @@ def _described(message: Any, kind: str) -> tuple[str, str, list[int], str]:
     title = f'{kind} "{name[:80]}"'
     if not name:
         raise InvalidInput(f"{title} has no name")
-    datatype = message.datatype.upper()
-    if datatype not in datatypes.DATATYPES:
-        try:
-            datatypes.numpy_dtype(datatype)
-        except InvalidInput as error:
-            raise InvalidInput(f"{title}: {error}") from None
-    return name, datatype, list(message.shape), title
+    return name, datatypes.known_datatype(message.datatype, title), list(message.shape), title
 
 
 def _array(values: Any, datatype: str, title: str) -> np.ndarray:

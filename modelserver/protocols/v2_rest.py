@@ -206,11 +206,7 @@ def _tensor(item: Any, kind: str, index: int, binary: _Binary) -> Tensor:
     datatype, shape = item.get("datatype"), item.get("shape")
     if not isinstance(datatype, str):
         raise InvalidInput(f'{title}: "datatype" is {_shown(datatype)}, expected a string such as FP32')
-    datatype = datatype.upper()
-    try:
-        datatypes.numpy_dtype(datatype)
-    except InvalidInput as error:
-        raise InvalidInput(f"{title}: {error}") from None
+    datatype = datatypes.known_datatype(datatype, title)
     if not isinstance(shape, list) or any(type(size) is not int for size in shape):
         got = str(shape)[:40] if isinstance(shape, list) else _shown(shape)
         raise InvalidInput(f'{title}: "shape" is {got}, expected a list of integers')

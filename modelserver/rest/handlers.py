@@ -140,13 +140,21 @@ class MetadataHandler(PageHandler):
 
     def get(self, name: str, kind: str | None = None, wanted: str | None = None) -> None:
         """Signatures of one version, by default the newest."""
-        version: int | str | None = wanted
-        if kind is not None and wanted is not None and kind.lower() == "versions":
-            version = version_number(wanted)
-        model = self.dataplane.servable(name, version)
+        model = self.dataplane.servable(name, asked_version(kind, wanted))
         spec = {"name": name, "signature_name": "", "version": str(model.version or 1)}
         definitions = {"signature_def": {"signature_def": model.signature_definitions()}}
         self.reply({"model_spec": spec, "metadata": definitions})
+
+
+def asked_version(kind: str | None, wanted: str | None) -> int | str | None:
+    """The version that a path has, behind ``versions`` a number, else a label; ``None``: the newest.
+
+    Raises:
+        InvalidInput: as ``version_number``.
+    """
+    if kind is None or wanted is None or kind.lower() != "versions":
+        return wanted
+    return version_number(wanted)
 
 
 def version_number(text: str) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from modelserver.protocols.v1_json import encode_response
 from modelserver.rest.answers import Answer
-from modelserver.rest.handlers import PageHandler, version_number
+from modelserver.rest.handlers import PageHandler, asked_version
 from modelserver.v2_metadata import model_metadata, server_metadata
 
 
@@ -42,7 +42,7 @@ class ModelReadyHandler(PageHandler):
 
     async def get(self, name: str, kind: str | None = None, wanted: str | None = None) -> None:
         """Readiness of one model, or of one version of it."""
-        await self.dataplane.check_model_ready(name, _version(kind, wanted))
+        await self.dataplane.check_model_ready(name, asked_version(kind, wanted))
         self.reply({"name": name, "ready": True})
 
 
@@ -51,10 +51,5 @@ class ModelMetadataHandler(PageHandler):
 
     async def get(self, name: str, kind: str | None = None, wanted: str | None = None) -> None:
         """Versions, platform, inputs and outputs."""
-        metadata = await model_metadata(self.dataplane, name, _version(kind, wanted))
+        metadata = await model_metadata(self.dataplane, name, asked_version(kind, wanted))
         self.send(Answer(200, *encode_response(metadata._asdict())))  # numpy's numbers may be in a shape
-
-
-def _version(kind: str | None, wanted: str | None) -> int | str | None:
-    """The number or label that a path has; ``None``: the newest."""
-    return version_number(wanted) if kind == "versions" and wanted is not None else wanted
